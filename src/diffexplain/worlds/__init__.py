@@ -1,0 +1,1 @@
+"""Worlds: pictures made from known attributes, so that true effects can be measured by re-rendering."""

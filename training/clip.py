@@ -1,0 +1,140 @@
+"""The pocket CLIP: a transformers CLIPModel whose tokenizer is trained on the world's captions.
+
+Loss: image-text contrast with every true pair counted as a positive (a short caption is true of many
+images), plus a sigmoid loss over all single clauses (SigLIP, Zhai et al. 2023), so that
+single-concept prompts, the judge's diet, are read well.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from diffexplain.worlds import avatars as world
+from training import data
+from training.loop import Recipe, fit
+
+LENGTH = 77
+
+
+def make_tokenizer(folder: Path, n: int = 20_000) -> CLIPTokenizer:
+    """Train a CLIP byte-pair tokenizer on captions and save it in transformers' format."""
+    from tokenizers import pre_tokenizers
+
+    if (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    rng = np.random.default_rng(0)
+    texts = [world.caption(a, rng) for a in world.sample(n, seed=data.CALIBRATION_SEED - 1)]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # CLIP knows every byte, alone and ending a word
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    start = [*special, *letters, *(letter + "</w>" for letter in letters)]
+    blank = CLIPTokenizer(vocab={token: i for i, token in enumerate(start)}, merges=[])
+    trained = blank.train_new_from_iterator(
+        texts, 1024, initial_alphabet=letters, show_progress=False
+    )
+    learned = json.loads(trained.backend_tokenizer.to_str())["model"]
+    vocabulary = {token: i for i, token in enumerate(start)}
+    for token in sorted(learned["vocab"], key=learned["vocab"].__getitem__):
+        vocabulary.setdefault(token, len(vocabulary))
+    merges = [tuple(pair) for pair in learned["merges"]]
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def configuration(tokenizer: CLIPTokenizer, size: int) -> CLIPConfig:
+    """A CLIP of about 1.5 M parameters."""
+    tokens = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        projection_dim=128,
+        **tokens,
+    )
+    vision = dict(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=size,
+        patch_size=size // 8,
+        projection_dim=128,
+    )
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=128)
+
+
+def encode(tokenizer: CLIPTokenizer, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
+    """Token ids padded to the model's length."""
+    out = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    return {"input_ids": out["input_ids"].to(device)}
+
+
+def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: torch.device) -> None:
+    """Train and save the CLIP as `out/clip`."""
+    torch.manual_seed(0)
+    drawn, array = data.pictures(n, size, folder)
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    model = CLIPModel(configuration(tokenizer, size)).to(device)
+    bias = nn.Parameter(torch.full((), -4.0, device=device))
+    truth = torch.from_numpy(data.truths(drawn)).to(device)
+    prompts = encode(tokenizer, ["a person with " + c for c in data.caption_table()], device)
+    short = int((prompts["input_ids"] != tokenizer.pad_token_id).sum(1).max()) + 1
+    prompts = {"input_ids": prompts["input_ids"][:, :short]}
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=device).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=device).view(3, 1, 1)
+
+    def step(i: int) -> torch.Tensor:
+        rng = np.random.default_rng((1, i))
+        index = np.sort(rng.integers(len(drawn), size=192))
+        images = data.batch(array, index, device)
+        images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = _unit(model.get_image_features(pixel_values=(images - mean) / std))
+            clause = _unit(model.get_text_features(**prompts))
+            asked = [world.caption(drawn[j], rng) for j in index[:48]]
+            tokens = encode(tokenizer, asked, device)["input_ids"]
+            longest = int((tokens != tokenizer.pad_token_id).sum(1).max()) + 1
+            said = _unit(model.get_text_features(input_ids=tokens[:, :longest]))
+        scale = model.logit_scale.exp().clamp(max=100.0)
+        logits = scale * seen.float() @ clause.float().T + bias  # (N, clauses)
+        single = F.binary_cross_entropy_with_logits(logits, truth[index].float())
+        wanted = torch.zeros(len(asked), truth.shape[1], device=device)
+        for row, text in enumerate(asked):
+            wanted[row, data.clauses_of(text)] = 1
+        match = (wanted @ (~truth[index]).float().T) == 0  # (captions, N): caption true of image
+        contrast = scale * said.float() @ seen.float().T
+        target = match.float() / match.sum(1, keepdim=True).clamp(min=1)
+        return 5 * single + 0.3 * F.cross_entropy(contrast, target)
+
+    with torch.no_grad():
+        model.logit_scale.fill_(np.log(10.0))
+    model = fit("clip", model, step, Recipe(minutes, 1.5e-3, 0.05, 0.995), folder, [bias])
+    save(model, tokenizer, out / "clip", size)
+
+
+def _unit(out: object) -> torch.Tensor:
+    features = out if isinstance(out, torch.Tensor) else out.pooler_output  # type: ignore[attr-defined]
+    return F.normalize(features, dim=-1)
+
+
+def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path, size: int) -> None:
+    """Write a folder that `CLIPModel.from_pretrained` reads, in fp16 safetensors."""
+    model.to(torch.float16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    ).save_pretrained(out)

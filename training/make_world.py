@@ -1,0 +1,59 @@
+"""Make the pocket models: `python -m training.make_world --device auto --minutes 180`.
+
+Parts: clip, autoencoder, unet, oracle, classifiers. Each has a share of the minutes, resumes from its
+checkpoint in --work, and writes standard folders with fp16 safetensors to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from training import autoencoder, classifiers, clip, data, unet
+
+#: part -> share of the time budget.
+SHARES = {"clip": 0.12, "autoencoder": 0.2, "unet": 0.5, "oracle": 0.06, "classifiers": 0.12}
+RECIPES = {
+    "clip": clip.train,
+    "autoencoder": autoencoder.train,
+    "unet": unet.train,
+    "oracle": classifiers.train_oracle,
+    "classifiers": classifiers.train,
+}
+
+
+def main() -> None:
+    """Parse the request, then train each part in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, default=180.0, help="time budget of the parts together")
+    parser.add_argument("--parts", default=",".join(SHARES), help="comma-separated")
+    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves the default")
+    parser.add_argument("--work", type=Path, default=Path("runs/training"))
+    parser.add_argument("--out", type=Path, default=Path("src/diffexplain/pocket"))
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    name = asked.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    asked.work.mkdir(parents=True, exist_ok=True)
+    parts = asked.parts.split(",")
+    unknown = [p for p in parts if p not in RECIPES]
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}; parts are {', '.join(RECIPES)}")
+    data.pictures(asked.pictures, asked.size, asked.work)
+    for part in parts:
+        started = time.monotonic()
+        minutes = asked.minutes * SHARES[part] / sum(SHARES[p] for p in parts)
+        RECIPES[part](asked.work, asked.out, asked.size, asked.pictures, minutes, torch.device(name))
+        print(f"{part}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+
+
+if __name__ == "__main__":
+    main()
