@@ -55,5 +55,22 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
         decoded = torch.cat([model.decode(z).sample for z in latents.split(64)])
     psnr = -10 * torch.log10((decoded.clamp(-1, 1) - images).square().mean() / 4)
     print(f"autoencoder: psnr {psnr:.2f} dB on training pictures", flush=True)
-    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    standardise(model, latents)
     model.to(torch.float16).save_pretrained(out / "editor" / "vae")
+
+
+@torch.no_grad()
+def standardise(model: AutoencoderKL, latents: torch.Tensor) -> None:
+    """Fold mean and deviation of each latent channel into the 1x1 convolutions beside it.
+
+    Pictures decode as before; the diffusion model then sees every channel at unit variance.
+    """
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    c = len(mean)
+    before, after = model.quant_conv, model.post_quant_conv
+    before.weight[:c] /= std.view(-1, 1, 1, 1)
+    before.bias[:c] = (before.bias[:c] - mean) / std
+    before.bias[c:] -= 2 * std.log()
+    after.bias += after.weight[:, :, 0, 0] @ mean
+    after.weight *= std.view(1, -1, 1, 1)
+    model.register_to_config(scaling_factor=1.0)

@@ -21,6 +21,8 @@ from training import data
 from training.loop import Recipe, fit
 
 LENGTH = 77
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 
 
 def make_tokenizer(folder: Path, n: int = 20_000) -> CLIPTokenizer:
@@ -94,8 +96,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     prompts = encode(tokenizer, ["a person with " + c for c in data.caption_table()], device)
     short = int((prompts["input_ids"] != tokenizer.pad_token_id).sum(1).max()) + 1
     prompts = {"input_ids": prompts["input_ids"][:, :short]}
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=device).view(3, 1, 1)
-    std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=device).view(3, 1, 1)
+    mean, std = MEAN.to(device), STD.to(device)
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((1, i))
@@ -123,6 +124,47 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     with torch.no_grad():
         model.logit_scale.fill_(np.log(10.0))
     model = fit("clip", model, step, Recipe(minutes, 1.5e-3, 0.05, 0.995), folder, [bias])
+    save(model, tokenizer, out / "clip", size)
+
+
+def train_vision(folder: Path, out: Path, size: int, n: int, minutes: float, device: torch.device) -> None:
+    """Go on with the image side and the two projections; the diffusion model reads the text states.
+
+    Those stay frozen. The loss is a choice among the clauses of each attribute, as the judge uses it.
+    """
+    torch.manual_seed(5)
+    drawn, array = data.pictures(n, size, folder)
+    model = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32).to(device).requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(out / "clip")
+    model.vision_model.requires_grad_(True)
+    model.visual_projection.requires_grad_(True)
+    model.text_projection.requires_grad_(True)
+    model.logit_scale.requires_grad_(True)
+    bias = nn.Parameter(torch.full((), -6.0, device=device))
+    truth = torch.from_numpy(data.truths(drawn)).to(device).float()
+    prompts = encode(tokenizer, ["a person with " + c for c in data.caption_table()], device)
+    with torch.no_grad():
+        states = model.text_model(**prompts).pooler_output
+    groups = data.rivals()
+
+    def step(i: int) -> torch.Tensor:
+        rng = np.random.default_rng((6, i))
+        index = np.sort(rng.integers(len(drawn), size=48))
+        images = data.batch(array, index, device)
+        images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = _unit(model.get_image_features(pixel_values=(images - MEAN.to(device)) / STD.to(device)))
+        clause = F.normalize(model.text_projection(states), dim=-1)
+        logits = model.logit_scale.exp() * seen.float() @ clause.T
+        chosen = torch.zeros((), device=device)
+        for columns in groups:
+            wanted = truth[index][:, columns]
+            known = wanted.sum(1) > 0  # what cannot be seen teaches nothing
+            chosen = chosen + F.cross_entropy(logits[known][:, columns], wanted[known].argmax(1))
+        single = F.binary_cross_entropy_with_logits(logits + bias, truth[index])
+        return single + chosen / len(groups)
+
+    model = fit("clip_vision", model, step, Recipe(minutes, 1e-3, 0.05, 0.998), folder, [bias])
     save(model, tokenizer, out / "clip", size)
 
 

@@ -50,6 +50,16 @@ def caption_table() -> dict[str, int]:
     return {clause: i for i, clause in enumerate(clauses)}
 
 
+def rivals() -> list[list[int]]:
+    """Clause columns that exclude each other: one list an attribute, its absence included."""
+    table = caption_table()
+    return [
+        [table[v.phrase] for v in values.values()]
+        + ([table[world.OPTIONAL[slot][1]]] if slot in world.OPTIONAL else [])
+        for slot, values in world.ATTRIBUTES.items()
+    ]
+
+
 def truths(drawn: list[world.Avatar]) -> np.ndarray:
     """Which clauses are true of which avatar: bool (N, clauses)."""
     table = caption_table()

@@ -82,7 +82,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     snr = alphas / (1 - alphas)
     weight = torch.minimum(snr, torch.full_like(snr, 5.0)) / (snr + 1)  # min-SNR-5 for v-prediction
     weight = weight / weight.mean()
-    rows = 64
+    rows = 32
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((3, i))

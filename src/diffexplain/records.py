@@ -48,6 +48,17 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """One edit to make: which picture, which noise, which question, which leaves stand in."""
+
+    image: int
+    seed: int
+    question: Question
+    edited_as: tuple[str, ...]
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """One row: what one edit of one picture did to the score, and whether the edit happened.
 
@@ -89,6 +100,13 @@ class Effect:
     def flipped(self) -> bool:
         """Whether the decision crossed one half."""
         return (self.probability_before > 0.5) != (self.probability_after > 0.5)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the edit took: presence crossed one half in the asked direction."""
+        if self.direction.startswith("remove"):
+            return self.presence_after < 0.5
+        return self.presence_after >= 0.5
 
     @property
     def gain(self) -> float:

@@ -1,0 +1,62 @@
+# diffexplain: `make help` says what can be made.
+# VENV=DIR uses (or makes) another environment; ARGS='…' is handed to the command; WORKERS=N runs the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+ARGS ?=
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.diffexplain-installed
+PIP := pip install -q --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint world wheel-test browser help
+
+# The stamp names the checkout that is installed; another checkout's makes ours stale.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing diffexplain and all its extras into $(VENV) (several GB, some minutes) …"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/$(PIP) -c constraints.txt -e '.[all]'
+	@echo $(CURDIR) > $@
+
+demo: $(STAMP)  ## explain pocket:hired on 16 avatars, beside the truth; report in runs/demo
+	$(BIN)/diffexplain demo $(ARGS)
+
+test: $(STAMP)  ## all tests, one thread a worker
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy, the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+world: $(STAMP)  ## train the pocket models again (hours)
+	$(BIN)/python -m training.make_world $(ARGS)
+
+PICTURES = from pathlib import Path; from torchvision.utils import save_image; \
+	from diffexplain.worlds import avatars as world; Path("pictures").mkdir(); \
+	[save_image(p, f"pictures/{i}.png") for i, p in enumerate(world.render(world.sample(4, seed=0)))]
+
+wheel-test: $(STAMP)  ## build the wheel, install it with its dependencies elsewhere, explain with it there
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	$(BIN)/python -m build --wheel --no-isolation --outdir "$$dir" . && \
+	$(PYTHON) -m venv "$$dir/venv" && \
+	"$$dir/venv/bin/"$(PIP) -c constraints.txt "$$dir"/*.whl && \
+	cd "$$dir" && export PATH="$$dir/venv/bin:$$PATH" && \
+	diffexplain --help && \
+	python -c '$(PICTURES)' && \
+	diffexplain explain pocket:hired --images pictures --target hired --corpus avatars --editor pocket \
+		--budget 32 --out run && \
+	test -s run/result.json && test -s run/report.html
+
+browser:  ## Debian's chromium for the browser tests (as root, when it is missing)
+	@command -v chromium || { test "$$(id -u)" = 0 && \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium; }
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 12

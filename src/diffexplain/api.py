@@ -1,0 +1,314 @@
+"""The Python face of everything: images → inversions → edits → scores → effects → ranking → report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from diffexplain.classifiers import load_classifier
+from diffexplain.corpus import Corpus, load_corpus
+from diffexplain.editors import Edit, EditorShape, editor_shape, load_editor
+from diffexplain.editors.loading import FITTING
+from diffexplain.effects import Subject, Tools, invert, measure, prepare
+from diffexplain.errors import EditorError, InputError
+from diffexplain.images import Pictures, encode_png, pictures, rounded
+from diffexplain.judges import load_judge, load_segmenter
+from diffexplain.planning import Plan, plan
+from diffexplain.ranking import joint_path, rank
+from diffexplain.records import Ask, ConceptResult, Cost, Drift, Effect, JointPath, Request, Result
+from diffexplain.report import write_report
+from diffexplain.rows import choose_device
+from diffexplain.search import Method, Outcome, Rounds, SearchOptions, search
+from diffexplain.store import MemoryRun, Run
+from diffexplain.targets import Target, choose_target
+
+#: mean absolute pixel change by inversion alone above which an editor does not fit the pictures.
+DRIFT_LIMIT = 0.05
+
+#: told (what is going on, steps done, steps in all) as a run proceeds.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer of `explain`: ranked concepts with intervals, and where the run lies."""
+
+    result: Result
+    folder: Path | None
+
+    @property
+    def concepts(self) -> tuple[ConceptResult, ...]:
+        """One result a question, measured ones first, by |effect|."""
+        return self.result.concepts
+
+    @property
+    def joint(self) -> JointPath | None:
+        """The best joint combination, if any step beat the one before."""
+        return self.result.joint
+
+    @property
+    def drift(self) -> Drift:
+        """How far inversion alone moved the pictures."""
+        return self.result.drift
+
+    @property
+    def report(self) -> Path | None:
+        """The page to open."""
+        return self.folder / "report.html" if self.folder else None
+
+    def top(self, n: int = 10) -> tuple[ConceptResult, ...]:
+        """The n strongest measured concepts."""
+        return tuple(c for c in self.result.concepts if c.status == "measured")[:n]
+
+
+def explain(
+    classifier: Any,
+    images: Any,
+    *,
+    target: str | int | None = None,
+    versus: str | None = None,
+    corpus: str | Path | Corpus = "avatars",
+    editor: Any = "pocket",
+    judge: Any = None,
+    segmenter: Any = None,
+    method: Method = "race",
+    beam: int = 8,
+    budget: int | None = None,
+    seeds: int = 1,
+    strength: float = 1.0,
+    directions: Sequence[str] = ("add", "remove"),
+    joint_steps: int = 3,
+    out: str | Path | None = None,
+    resume: bool = False,
+    accept_drift: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+    truth: Callable[[Target, Sequence[ConceptResult]], Mapping[str, float]] | None = None,
+) -> Explanation:
+    """Which concepts drive a classifier, how much, and how sure (after DiffEx, Kazimi et al., CVPR 2025).
+
+    `classifier`: a spec, module or function; `images`: a folder, files or tensors; `target`: a label,
+    `versus` another one; `corpus`: a bundled name or YAML file; `editor`, `judge`, `segmenter`: specs.
+    `method`: "race" searches with beam `beam`, "exhaustive" asks everything of every image.
+    `budget`: edits in all. `seeds`: noises per image. `out`: the run folder (kept in memory when None).
+    `truth(target, results)` adds a column of known effects ("direction concept" -> log-odds).
+
+    Raises InputError (wrong argument, with its cure) and RunError (run folder).
+    """
+    started = time.monotonic()
+    tell = progress or (lambda what, done, total: None)
+    options = search_options(method, beam, budget, directions, joint_steps)
+    _check_counts(seeds=seeds, beam=beam)
+    tree = load_corpus(corpus)
+    shape = editor_shape(editor)
+    segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter)
+    on = choose_device(device)
+    model = load_classifier(classifier, device=on)
+    aim = choose_target(model, target, versus)
+    given = pictures(images, size=shape.size) if shape.size else None
+    tell("loading models", 0, 1)
+    editing = load_editor(editor, device=on)
+    given = given or pictures(images, size=editing.size)
+    judging = load_judge(judge if judge is not None else editing.default_judge, device=on)
+    tools = Tools(aim, editing, judging, segments, tree, strength)
+    request = _request(tools, given, seeds, options)
+    with _opened(out, request, resume) as run:
+        run.record_inputs({h: encode_png(p) for h, p in zip(given.hashes, given.pixels, strict=True)})
+        tell("inverting", 0, len(given) * seeds)
+        inverted = invert(tools, given, seeds)
+        _check_drift(editing.name, given, inverted[1], seeds, accept_drift)
+        subject = prepare(tools, given, seeds, inverted)
+        run.record_inputs(
+            {h: encode_png(p) for h, p in zip(subject.hashes, subject.reconstructions, strict=True)}
+        )
+        expected = plan(tree, given.hashes, seeds, options, shape)
+
+        def eligible(image: int, seed: int, concept: str, direction: Any) -> bool:
+            return subject.eligible(tree, image, seed, concept, direction)
+
+        rounds = search(tree, given.hashes, seeds, eligible, options)
+        rows, outcome = _drive(rounds, run, tools, subject, expected.edits, tell)
+        result = conclude(request, tools, subject, rows, outcome, given, time.monotonic() - started)
+        if truth is not None:
+            tell("measuring the truth", 0, 1)
+            result = replace(result, truth=dict(truth(aim, result.concepts)))
+        run.write_result(result)
+        if isinstance(run, Run):
+            write_report(result, run.picture, run.path / "report.html")
+        return Explanation(result, run.path if isinstance(run, Run) else None)
+
+
+def foresee(
+    images: Any,
+    *,
+    corpus: str | Path | Corpus = "avatars",
+    editor: Any = "pocket",
+    method: Method = "race",
+    beam: int = 8,
+    budget: int | None = None,
+    seeds: int = 1,
+    directions: Sequence[str] = ("add", "remove"),
+    joint_steps: int = 3,
+) -> Plan:
+    """What `explain` with these options would cost and could find; loads no model."""
+    options = search_options(method, beam, budget, directions, joint_steps)
+    _check_counts(seeds=seeds, beam=beam)
+    shape: EditorShape = editor_shape(editor)
+    given = pictures(images, size=shape.size or 512)
+    return plan(load_corpus(corpus), given.hashes, seeds, options, replace(shape, size=shape.size or 512))
+
+
+def search_options(
+    method: str, beam: int, budget: int | None, directions: Sequence[str], joint_steps: int
+) -> SearchOptions:
+    """Check what was asked of the search. Raises InputError."""
+    if method not in ("race", "exhaustive"):
+        raise InputError(f"search method {method!r}: choose race or exhaustive")
+    if budget is not None and budget < 1:
+        raise InputError(f"budget {budget}: give a positive number of edits")
+    unknown = [d for d in directions if d not in ("add", "remove")]
+    if unknown or not directions:
+        raise InputError(f"direction {', '.join(unknown) or '(none)'}: choose add, remove or both")
+    return SearchOptions(
+        method=method,  # type: ignore[arg-type]
+        beam=beam,
+        budget=budget,
+        directions=tuple(directions),  # type: ignore[arg-type]
+        joint_steps=joint_steps,
+    )
+
+
+def conclude(
+    request: Request,
+    tools: Tools,
+    subject: Subject,
+    rows: Sequence[Effect],
+    outcome: Outcome,
+    given: Pictures,
+    seconds: float,
+) -> Result:
+    """Rank the rows and say what a reader must know."""
+    concepts = rank(rows, outcome, tools.corpus)
+    base = 2 * tools.editor.evaluations(Edit(0)) * len(subject.scores)  # inversion and reconstruction
+    return Result(
+        request=request,
+        score_mean=float(subject.scores.mean()),
+        concepts=concepts,
+        joint=joint_path(rows, outcome),
+        drift=subject.drift,
+        cost=Cost(
+            edits=len(rows),
+            inversions=len(subject.scores),
+            evaluations=base + sum(r.evaluations for r in rows),
+            seconds=seconds,
+        ),
+        notes=(*_warnings(concepts, subject, tools), *outcome.notes, *given.notes, *given.skipped),
+    )
+
+
+def _drive(
+    rounds: Rounds, run: Run | MemoryRun, tools: Tools, subject: Subject, expected: int, tell: Progress
+) -> tuple[list[Effect], Outcome]:
+    """Feed the search with measured rows, batch by batch; finished batches are read back, not repeated.
+
+    Batches are a fixed function of the request and of earlier rows, so a resumed run is the same run.
+    """
+    size = max(1, tools.editor.rows // 2)
+    stored: dict[int, list[Effect]] = {}
+    for row in run.rows():
+        stored.setdefault(row.batch, []).append(row)
+    rows: list[Effect] = []
+    batch = 0
+    asks: list[Ask] = next(rounds)
+    while True:
+        answered: list[Effect] = []
+        for start in range(0, len(asks), size):
+            chunk = asks[start : start + size]
+            made = stored.get(batch)
+            if made is None:
+                made, drawn = measure(tools, subject, chunk, batch)
+                run.append(batch, made, drawn)
+            answered += made
+            batch += 1
+            done = len(rows) + len(answered)
+            tell("editing", done, max(expected, done + len(asks) - start - len(chunk)))
+        rows += answered
+        try:
+            asks = rounds.send(answered)
+        except StopIteration as stop:
+            tell("editing", len(rows), len(rows))
+            return rows, stop.value
+
+
+def _opened(out: str | Path | None, request: Request, resume: bool) -> Run | MemoryRun:
+    return MemoryRun(request) if out is None else Run.open(Path(out), request, resume=resume)
+
+
+def _request(tools: Tools, given: Pictures, seeds: int, options: SearchOptions) -> Request:
+    segmenter = tools.segmenter.name if tools.segmenter else None
+    return Request(
+        classifier=tools.target.classifier.name,
+        target=tools.target.label,
+        versus=tools.target.versus,
+        corpus=tools.corpus.name,
+        corpus_hash=tools.corpus.hash,
+        editor=tools.editor.name,
+        judge=tools.judge.name,
+        segmenter=segmenter,
+        images=given.hashes,
+        names=given.names,
+        seeds=seeds,
+        search={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
+        settings={
+            "editor": tools.editor.settings(),
+            "strength": tools.strength,
+            "rows": tools.editor.rows,
+            "labels": list(tools.target.classifier.labels),
+            "version": version("diffexplain"),
+        },
+        budget=options.budget,
+    )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name} {value}: give a whole number of at least 1")
+
+
+def _check_drift(editor: str, given: Pictures, reconstructions: Any, seeds: int, accept: bool) -> None:
+    originals = rounded(given.pixels).repeat_interleave(seeds, dim=0)
+    drift = float((reconstructions - originals).abs().mean())
+    if drift > DRIFT_LIMIT and not accept:
+        raise EditorError(
+            f"editor {editor!r} cannot reconstruct these pictures: without any edit they change by "
+            f"{drift:.3f} on average (limit {DRIFT_LIMIT}); use an editor that fits ({FITTING}), "
+            "or --accept-drift to go on"
+        )
+
+
+def _warnings(concepts: Sequence[ConceptResult], subject: Subject, tools: Tools) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = []
+    failed = [c for c in concepts if c.status == "measured" and c.success_rate < 0.5]
+    if failed:
+        names = ", ".join(c.concept for c in failed[:5]) + (" …" if len(failed) > 5 else "")
+        found.append(f"{len(failed)} concepts mostly failed to appear, so a small effect means little: {names}")
+    effects = [abs(c.effect) for c in concepts if c.status == "measured"]
+    largest = max(effects, default=0.0)
+    if subject.drift.score > 0.5 and subject.drift.score > 0.5 * largest:
+        found.append(
+            f"reconstruction alone moves the score by {subject.drift.score:.2f} log-odds on average; "
+            "effects are measured from the reconstruction, but read them with care"
+        )
+    if tools.segmenter is None:
+        found.append("no segmenter was given, so locality of the edits was not checked")
+    measured = [c for c in concepts if c.status == "measured"]
+    if measured and all(math.isnan(c.q) or c.q >= 0.05 for c in measured):
+        found.append("no effect passes q < 0.05: nothing here is more than chance could do")
+    return found

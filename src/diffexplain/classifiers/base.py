@@ -1,0 +1,74 @@
+"""The classifier protocol and the one place that distrusts its answers."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from diffexplain.errors import ClassifierError
+from diffexplain.rows import in_rows
+
+ROWS = 32  # pictures a call
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Anything that scores pictures.
+
+    `logits(images (N, 3, H, W) in [0, 1]) -> (N, K)` with K = len(labels), or K = 1 for two labels, the
+    logit then speaking for the second.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Raw scores of the classes."""
+        ...
+
+
+def checked_logits(classifier: Classifier, images: torch.Tensor, rows: int = ROWS) -> torch.Tensor:
+    """Ask in calls of a fixed row count and check what comes back: (N, K) float64 on the CPU.
+
+    Raises ClassifierError when the classifier raises, or answers with NaN or a wrong shape.
+    """
+
+    def ask(chunk: torch.Tensor) -> torch.Tensor:
+        try:
+            answer = classifier.logits(chunk)
+        except ClassifierError:
+            raise
+        except Exception as error:  # whatever a user's model raises becomes one line
+            raise ClassifierError(
+                f"classifier {classifier.name!r} raised {type(error).__name__}: {_first_line(error)}; "
+                f"it was given {tuple(chunk.shape)} float32 images in [0, 1]"
+            ) from error
+        return _checked(classifier, answer, len(chunk))
+
+    with torch.no_grad():
+        return in_rows(ask, images, rows=rows)
+
+
+def _checked(classifier: Classifier, answer: object, n: int) -> torch.Tensor:
+    answer = torch.as_tensor(answer)
+    allowed = {len(classifier.labels)} | ({1} if len(classifier.labels) == 2 else set())
+    if answer.ndim == 1 and 1 in allowed:
+        answer = answer[:, None]
+    if answer.ndim != 2 or len(answer) != n or answer.shape[1] not in allowed:
+        raise ClassifierError(
+            f"classifier {classifier.name!r} returned shape {tuple(answer.shape)} for {n} images; "
+            f"expected ({n}, {len(classifier.labels)}), one column a label"
+        )
+    answer = answer.detach().double().cpu()
+    bad = int((~torch.isfinite(answer)).any(1).sum())
+    if bad:
+        raise ClassifierError(
+            f"classifier {classifier.name!r} returned NaN or infinity for {bad} of {n} images; "
+            "check its preprocessing and weights"
+        )
+    return answer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0][:200]

@@ -1,0 +1,110 @@
+"""Adapters for PyTorch networks, timm folders and names, and plain callables."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from diffexplain.errors import ClassifierError
+
+
+class ModuleClassifier:
+    """A torch network with its preprocessing: resize to `size`, then (x - mean) / std."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        labels: Sequence[str],
+        *,
+        name: str = "module",
+        size: tuple[int, int] | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        device: torch.device | None = None,
+    ) -> None:
+        self.name = name
+        self.labels = tuple(labels)
+        self._device = device or torch.device("cpu")
+        self._module = module.to(self._device).eval().requires_grad_(False)
+        self._size = size
+        self._mean = torch.tensor(mean, device=self._device).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, device=self._device).view(1, 3, 1, 1)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Raw scores (N, K); Hugging Face outputs, tuples and dicts are unwrapped."""
+        x = images.to(self._device)
+        if self._size and tuple(x.shape[-2:]) != self._size:
+            x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
+        answer: Any = self._module((x - self._mean) / self._std)
+        if isinstance(answer, dict) and "logits" in answer:
+            answer = answer["logits"]
+        elif isinstance(answer, tuple):
+            answer = answer[0]
+        return answer  # type: ignore[no-any-return]
+
+
+class CallableClassifier:
+    """Any function images (N, 3, H, W) in [0, 1] -> scores (N, K) or (N,)."""
+
+    def __init__(self, function: Callable[..., Any], labels: Sequence[str] | None, *, name: str) -> None:
+        self.name = name
+        self._function = function
+        given = labels if labels is not None else getattr(function, "labels", None)
+        self.labels = tuple(given) if given is not None else ("no", "yes")
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Whatever the function says; checked by the caller."""
+        return self._function(images)  # type: ignore[no-any-return]
+
+
+def from_timm_folder(folder: Path, *, name: str, device: torch.device) -> ModuleClassifier:
+    """A timm folder: `config.json` (architecture, pretrained_cfg, label_names) and `model.safetensors`."""
+    import timm
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    arguments = config.get("model_args") or {}
+    module = timm.create_model(config["architecture"], num_classes=config["num_classes"], **arguments)
+    module.load_state_dict(load_file(folder / "model.safetensors"))
+    return _with_config(module.float(), config["label_names"], config["pretrained_cfg"], name, device)
+
+
+def from_timm_name(model: str, *, name: str, device: torch.device) -> ModuleClassifier:
+    """A timm model by name, with its pretrained weights and preprocessing."""
+    import timm
+
+    try:
+        module = timm.create_model(model, pretrained=True)
+    except Exception as error:
+        raise ClassifierError(f"timm cannot load {model!r}: {str(error).splitlines()[0][:200]}") from error
+    config = dict(module.pretrained_cfg)
+    labels = config.get("label_names") or [str(i) for i in range(module.num_classes)]
+    return _with_config(module, labels, config, name, device)
+
+
+def _with_config(
+    module: nn.Module, labels: Sequence[str], config: dict[str, Any], name: str, device: torch.device
+) -> ModuleClassifier:
+    size = tuple(config["input_size"][-2:])
+    return ModuleClassifier(
+        module, labels, name=name, size=size, mean=config["mean"], std=config["std"], device=device
+    )
+
+
+def from_path(spec: str) -> CallableClassifier:
+    """`package.module:function`, imported because a person typed it."""
+    module, _, attribute = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ClassifierError(f"cannot import classifier {spec!r}: {error}") from error
+    if not callable(function):
+        raise ClassifierError(f"classifier {spec!r} is {type(function).__name__}, not a function of images")
+    return CallableClassifier(function, None, name=spec)

@@ -1,0 +1,264 @@
+"""The command line: parses what a person asked and shows what came out; no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from diffexplain.planning import Plan
+    from diffexplain.records import Result
+
+EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="diffexplain",
+    help="Which meanings drive an image classifier's decision, how much, and how sure are we?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXPLAIN_EXAMPLES = """
+Examples:
+
+- `diffexplain explain pocket:hired --images portraits/ --target hired --out runs/hired`
+
+- `diffexplain explain timm:resnet50.a1_in1k --images dogs/ --target "golden retriever"
+  --editor stable-diffusion-v1-5/stable-diffusion-v1-5 --corpus pets.yaml --out runs/dogs`
+
+- `diffexplain explain mymodule:score --images scans/ --corpus scans.yaml --dry-run`
+"""
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+@app.command(epilog=EXPLAIN_EXAMPLES)
+def explain(
+    classifier: Annotated[str, typer.Argument(help="pocket:NAME, timm:NAME, timm:FOLDER or package.module:function")],
+    images: Annotated[Path, typer.Option(help="folder of pictures, or one picture")],
+    target: Annotated[str | None, typer.Option(help="label to explain; may be left out for two labels")] = None,
+    versus: Annotated[str | None, typer.Option(help="explain the target against this label alone")] = None,
+    corpus: Annotated[str, typer.Option(help="bundled name or YAML file of concepts")] = "avatars",
+    editor: Annotated[str, typer.Option(help="pocket, ORG/NAME on a hub, or a pipeline folder")] = "pocket",
+    judge: Annotated[str | None, typer.Option(help="pocket or clip:NAME; the editor names a default")] = None,
+    segmenter: Annotated[str | None, typer.Option(help="world:avatars; the editor names a default")] = None,
+    search: Annotated[str, typer.Option(help="race (beam search) or exhaustive")] = "race",
+    beam: Annotated[int, typer.Option(help="concepts kept at each level")] = 8,
+    budget: Annotated[int | None, typer.Option(help="edits in all")] = None,
+    seeds: Annotated[int, typer.Option(help="noises per image")] = 1,
+    strength: Annotated[float, typer.Option(help="of every edit; 1 is the editor's own")] = 1.0,
+    direction: Annotated[list[str] | None, typer.Option(help="add, remove; both when not given")] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder [default: runs/CLASSIFIER-TARGET]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
+    accept_drift: Annotated[bool, typer.Option("--accept-drift", help="go on although the editor does not fit")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, load no model")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Edit pictures along a tree of concepts and rank the concepts by how far they move the score."""
+    from diffexplain import api
+
+    directions = tuple(direction or ("add", "remove"))
+    common: dict[str, Any] = {
+        "corpus": corpus, "editor": editor, "method": search, "beam": beam, "budget": budget,
+        "seeds": seeds, "directions": directions,
+    }  # fmt: skip
+    with _errors():
+        if dry_run:
+            _show_plan(api.foresee(str(images), **common), as_json)
+            return
+        folder = out or Path("runs") / _slug(f"{classifier}-{target or 'default'}")
+        with _progress(quiet=as_json) as tell, _stoppable(folder):
+            answer = api.explain(
+                classifier,
+                str(images),
+                target=target,
+                versus=versus,
+                judge=judge,
+                segmenter=segmenter,
+                strength=strength,
+                out=folder,
+                resume=resume,
+                accept_drift=accept_drift,
+                device=device,
+                progress=tell,
+                **common,
+            )
+        _show(answer.result, folder, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="run folder; made anew")] = Path("runs/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Explain the bundled `pocket:hired` on 16 avatars and show the true effects beside the estimates."""
+    import shutil
+
+    from diffexplain import api, demonstration
+
+    with _errors():
+        if (out / "run.json").is_file():
+            shutil.rmtree(out)
+        pictures = demonstration.portraits(out.parent / f"{out.name}-images")
+        with _progress(quiet=as_json) as tell, _stoppable(out):
+            answer = api.explain(
+                demonstration.CLASSIFIER,
+                str(pictures),
+                target=demonstration.TARGET,
+                out=out,
+                progress=tell,
+                truth=demonstration.truth,
+            )
+        _show(answer.result, out, as_json)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
+    """Write `report.html` of a finished run again, from its rows."""
+    from diffexplain.report import write_report
+    from diffexplain.store import read_picture, read_result
+
+    with _errors():
+        path = write_report(read_result(run), lambda name: read_picture(run, name), run / "report.html")
+        typer.echo(f"report: {path}")
+
+
+@app.command()
+def corpus(
+    name: Annotated[str | None, typer.Argument(help="bundled name or YAML file; all names when left out")] = None,
+) -> None:
+    """Show a concept tree, or the names of the bundled ones; a file is checked on the way."""
+    from diffexplain.corpus import available, load_corpus, tree_text
+
+    with _errors():
+        typer.echo(tree_text(load_corpus(name)) if name else "\n".join(available()))
+
+
+def main() -> None:
+    """Entry point: one line for a user's mistake, no traceback."""
+    app()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    from diffexplain.errors import DiffexplainError
+
+    try:
+        yield
+    except DiffexplainError as error:
+        typer.echo(f"diffexplain: {error}", err=True)
+        raise typer.Exit(EXIT_INPUT) from None
+
+
+@contextmanager
+def _stoppable(folder: Path) -> Iterator[None]:
+    """Ctrl-C keeps what is done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; finished edits are kept in {folder}: the same command with --resume goes on", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with the time left, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if quiet:
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield _teller(bar)
+
+
+def _teller(bar: Progress) -> Callable[[str, int, int], None]:
+    tasks: dict[str, Any] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        for name, task in tasks.items():
+            if name != what:
+                bar.update(task, visible=False)
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    return tell
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        typer.echo(json.dumps(asdict(plan)))
+        return
+    seconds = "unknown until the editor is downloaded" if plan.seconds != plan.seconds else f"about {plan.seconds:.0f}"
+    rows = {
+        "images": f"{plan.images}, of which {plan.report_images} for the report",
+        "concepts": f"{plan.concepts}; about {plan.questions} measured outside the race",
+        "edits": f"about {plan.edits}",
+        "UNet evaluations": f"about {plan.evaluations}",
+        "seconds": seconds,
+        "disk": f"about {plan.bytes / 1e6:.1f} MB",
+        "detectable": f"effects above {plan.detectable:.2f} standard deviations of Δ (q < 0.05)",
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:>18}  {value}")
+    for warning in plan.warnings:
+        typer.echo(f"{'note':>18}  {warning}")
+
+
+def _show(result: Result, folder: Path, as_json: bool) -> None:
+    """The top ten as a table, then where the report is."""
+    if as_json:
+        typer.echo((folder / "result.json").read_text(encoding="utf-8"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for note in result.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+    table = Table(title=Text(f"What moves {result.request.classifier} towards {result.request.target}"))
+    for name in ("concept", "", "effect", "95 % interval", "q", "flips", "happened", "images"):
+        table.add_column(name, justify="left" if name in ("concept", "") else "right")
+    truth = result.truth
+    if truth is not None:
+        table.add_column("true effect", justify="right")
+    for c in [c for c in result.concepts if c.status == "measured"][:10]:
+        cells = [
+            Text(c.concept), c.direction, f"{c.effect:+.2f}", f"{c.low:+.2f} … {c.high:+.2f}", f"{c.q:.3f}",
+            f"{c.flip_rate:.0%}", f"{c.success_rate:.0%}", str(c.images),
+        ]  # fmt: skip
+        if truth is not None:
+            known = truth.get(f"{c.direction} {c.concept}")
+            cells.append("" if known is None else f"{known:+.2f}")
+        table.add_row(*cells)
+    console.print(table)
+    if result.joint:
+        j = result.joint
+        console.print(Text(f"together: {' and '.join(j.steps)}: {j.effect:+.2f} ({j.low:+.2f} … {j.high:+.2f})"))
+    cost = result.cost
+    console.print(f"{cost.edits} edits, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
+    console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.")

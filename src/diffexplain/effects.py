@@ -1,0 +1,232 @@
+"""Make edits, measure them, and check that they happened.
+
+Δ is taken from the inversion's own reconstruction, after both pictures are rounded to 8 bits, so drift
+is never reported as meaning (methods: DiffEx, Kazimi et al., CVPR 2025, measures from the raw image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+
+from diffexplain.corpus import Concept, Corpus
+from diffexplain.editors import Edit, Editor, Inversion, Term
+from diffexplain.images import Pictures, encode_png, hashes, rounded
+from diffexplain.judges import Judge, Segmenter
+from diffexplain.records import Ask, Direction, Drift, Effect
+from diffexplain.targets import Target
+
+PRESENT = 0.5  # presence at which a concept counts as there
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Everything a measurement uses."""
+
+    target: Target
+    editor: Editor
+    judge: Judge
+    segmenter: Segmenter | None
+    corpus: Corpus
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The pictures of a run, inverted once: row = image · seeds + seed."""
+
+    images: tuple[str, ...]  # content hashes
+    seeds: int
+    inversion: Inversion
+    reconstructions: torch.Tensor  # (rows, 3, H, W), 8-bit values
+    hashes: tuple[str, ...]
+    scores: np.ndarray  # (rows,) log-odds
+    presence: Mapping[str, np.ndarray]  # concept -> (rows,), nan where there is nothing to read
+    drift: Drift
+
+    def row(self, image: int, seed: int) -> int:
+        """Where an (image, seed) lies."""
+        return image * self.seeds + seed
+
+    def eligible(self, corpus: Corpus, image: int, seed: int, concept: str, direction: Direction) -> bool:
+        """Add where the concept is absent and could be seen; remove where it is present."""
+        row, node = self.row(image, seed), corpus[concept]
+        hidden = any(self.presence[h][row] >= PRESENT for h in node.hidden_by)
+        if direction not in node.directions or hidden:
+            return False
+        there = self.presence[concept][row] >= PRESENT
+        return bool(there) if direction == "remove" else not there
+
+
+def probability(score: np.ndarray) -> np.ndarray:
+    """The logistic of log-odds."""
+    return np.asarray(0.5 * (1 + np.tanh(np.asarray(score) / 2)))
+
+
+def presence(judge: Judge, corpus: Corpus, images: torch.Tensor) -> dict[str, np.ndarray]:
+    """How present each concept is, by zero-shot choice among rival prompts: concept -> (N,) in [0, 1].
+
+    Rivals are the other leaves of the concept's slot and the slot's absence; without a slot, the
+    domain's neutral prompt. A node over several slots has nothing to read: nan. What a present concept
+    hides is absent.
+    """
+    prompts: dict[str, int] = {corpus.neutral: 0}
+    for concept in corpus.walk():
+        for text in (concept.prompt, concept.absent_prompt):
+            if text:
+                prompts.setdefault(text, len(prompts))
+    logits = judge.logits(images, list(prompts)).numpy()
+    table: dict[str, np.ndarray] = {}
+    for slot in dict.fromkeys(c.slot for c in corpus.walk() if c.slot is not None):
+        members = corpus.slot_leaves(slot)
+        rivals = [m.prompt for m in members]
+        absent = members[0].absent_prompt
+        shares = _softmax(logits[:, [prompts[p] for p in [*rivals, *([absent] if absent else [])]]])
+        table.update({m.path: shares[:, i] for i, m in enumerate(members)})
+    for concept in reversed(list(corpus.walk())):
+        table.setdefault(concept.path, _read(concept, corpus, table, logits, prompts))
+    visible = {path: values.copy() for path, values in table.items()}
+    for concept in corpus.walk():
+        for hiding in concept.hidden_by:
+            visible[concept.path][table[hiding] >= PRESENT] = 0.0
+    return visible
+
+
+def _read(
+    concept: Concept,
+    corpus: Corpus,
+    table: Mapping[str, np.ndarray],
+    logits: np.ndarray,
+    prompts: Mapping[str, int],
+) -> np.ndarray:
+    """Presence of a node that is no slot's leaf: its leaves' sum, or its prompt against the neutral one."""
+    slots = {corpus[leaf].slot for leaf in concept.leaves}
+    if len(slots) == 1 and None not in slots:
+        return np.asarray(np.sum([table[leaf] for leaf in concept.leaves], axis=0))
+    if concept.prompt:
+        return _softmax(logits[:, [prompts[concept.prompt], 0]])[:, 0]
+    return np.full(len(logits), np.nan)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def generator_seed(image: str, seed: int) -> int:
+    """One noise generator per image and seed, shared by all prompts of the image, so effects are paired."""
+    return int.from_bytes(blake2b(f"{seed}:{image}".encode(), digest_size=7).digest(), "little")
+
+
+def invert(tools: Tools, pictures: Pictures, seeds: int) -> tuple[Inversion, torch.Tensor]:
+    """Invert every (image, seed) and reconstruct it: the inversion and (rows, 3, H, W) 8-bit values."""
+    rows = pictures.pixels.repeat_interleave(seeds, dim=0)
+    noise = [generator_seed(h, s) for h in pictures.hashes for s in range(seeds)]
+    inversion = tools.editor.invert(rows, noise)
+    return inversion, rounded(tools.editor.reconstruct(inversion))
+
+
+def prepare(
+    tools: Tools, pictures: Pictures, seeds: int, inverted: tuple[Inversion, torch.Tensor] | None = None
+) -> Subject:
+    """Invert, reconstruct, score and read every picture once."""
+    inversion, reconstructions = inverted or invert(tools, pictures, seeds)
+    originals = pictures.pixels.repeat_interleave(seeds, dim=0)
+    scores = tools.target.score(reconstructions).numpy()
+    moved = scores - tools.target.score(rounded(originals)).numpy()
+    drift = Drift(
+        pixels=float((reconstructions - originals).abs().mean()),
+        score=float(np.abs(moved).mean()),
+        score_signed=float(moved.mean()),
+    )
+    return Subject(
+        images=pictures.hashes,
+        seeds=seeds,
+        inversion=inversion,
+        reconstructions=reconstructions,
+        hashes=hashes(reconstructions),
+        scores=scores,
+        presence=presence(tools.judge, tools.corpus, reconstructions),
+        drift=drift,
+    )
+
+
+def terms(corpus: Corpus, ask: Ask, strength: float) -> tuple[Term, ...]:
+    """The prompts of an edit. Removal asks for the slot's absence, or guides away from the concept."""
+    found = []
+    for concept, direction in zip(ask.edited_as, ask.question.directions, strict=True):
+        node = corpus[concept]
+        if direction == "add":
+            found.append(Term(node.prompt, strength))
+        elif node.absent_prompt:
+            found.append(Term(node.absent_prompt, strength))
+        else:
+            found.append(Term(node.prompt, -strength))
+    return tuple(found)
+
+
+def measure(
+    tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
+) -> tuple[list[Effect], dict[str, bytes]]:
+    """Make the edits of one batch, score them, check presence and locality: rows and pictures (PNG)."""
+    edits = [
+        Edit(subject.row(a.image, a.seed), terms(tools.corpus, a, tools.strength)) for a in asks
+    ]
+    pictures = rounded(tools.editor.edit(subject.inversion, edits))
+    scores = tools.target.score(pictures).numpy()
+    after = presence(tools.judge, tools.corpus, pictures)
+    names = hashes(pictures)
+    rows = []
+    for i, (ask, edit) in enumerate(zip(asks, edits, strict=True)):
+        before = {c: float(subject.presence[c][edit.row]) for c in ask.edited_as}
+        now = {c: float(after[c][i]) for c in ask.edited_as}
+        weakest = min(ask.edited_as, key=lambda c: _gain(ask, c, before, now))
+        rows.append(
+            Effect(
+                image=subject.images[ask.image],
+                seed=ask.seed,
+                concept=ask.question.concept,
+                direction=ask.question.direction,
+                edited_as=" + ".join(ask.edited_as),
+                strength=tools.strength,
+                stage=ask.stage,
+                eligible=all(
+                    subject.eligible(tools.corpus, ask.image, ask.seed, c, d)
+                    for c, d in zip(ask.edited_as, ask.question.directions, strict=True)
+                ),
+                score_before=float(subject.scores[edit.row]),
+                score_after=float(scores[i]),
+                probability_before=float(probability(subject.scores[edit.row])),
+                probability_after=float(probability(scores[i])),
+                presence_before=before[weakest],
+                presence_after=now[weakest],
+                outside=_outside(tools, subject.reconstructions[edit.row], pictures[i], ask),
+                reconstruction=subject.hashes[edit.row],
+                edited=names[i],
+                evaluations=tools.editor.evaluations(edit),
+                batch=batch,
+            )
+        )
+    return rows, {name: encode_png(p) for name, p in zip(names, pictures, strict=True)}
+
+
+def _gain(ask: Ask, concept: str, before: Mapping[str, float], now: Mapping[str, float]) -> float:
+    direction = ask.question.directions[ask.edited_as.index(concept)]
+    return (now[concept] - before[concept]) * (1 if direction == "add" else -1)
+
+
+def _outside(tools: Tools, before: torch.Tensor, after: torch.Tensor, ask: Ask) -> float:
+    """Mean absolute change outside the concepts' regions, 0 to 1; nan where it cannot be judged."""
+    nodes = [tools.corpus[c] for c in ask.edited_as]
+    if tools.segmenter is None or any(n.whole_image for n in nodes):
+        return float("nan")
+    region = torch.zeros(before.shape[-2:], dtype=torch.bool)
+    for node in nodes:
+        region |= tools.segmenter.regions(after[None], node.path, node.prompt)[0]
+    beyond = (after - before).abs().mean(0)[~region]
+    return float(beyond.mean()) if len(beyond) else float("nan")
+

@@ -1,0 +1,40 @@
+"""Model calls with a fixed row count.
+
+A UNet, autoencoder or classifier always sees the same number of rows, the last call padded, so a row's
+result does not depend on how many others were asked with it (kernels differ by batch shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def in_rows(
+    function: Callable[..., torch.Tensor], *inputs: torch.Tensor, rows: int
+) -> torch.Tensor:
+    """Apply `function` to chunks of exactly `rows` rows and join the answers without the padding.
+
+    All inputs have the same first dimension N ≥ 1; returns (N, …).
+    """
+    total = len(inputs[0])
+    answers = []
+    for start in range(0, total, rows):
+        chunk = [x[start : start + rows] for x in inputs]
+        short = rows - len(chunk[0])
+        if short:
+            chunk = [torch.cat([c, c[-1:].expand(short, *c.shape[1:])]) for c in chunk]
+        answers.append(function(*chunk)[: rows - short])
+    return torch.cat(answers)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes cuda, then mps, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
