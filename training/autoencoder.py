@@ -43,9 +43,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
         y = y.float()
-        edges = sum(
-            F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (-1, -2)
-        )
+        edges = sum(F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (-1, -2))
         return F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges + 1e-6 * posterior.kl().mean()
 
     model = fit("autoencoder", model, step, Recipe(minutes, 3e-3, 0.0, 0.998), folder)

@@ -41,48 +41,82 @@ class Plan:
 #: name -> plan. `held_out` ones are for final figures only. `weights` are log-odds per visible concept.
 PLANS: Mapping[str, Plan] = {
     "bearded": Plan(
-        "test_resnet", ("clean-shaven", "bearded"), "bearded", False,
-        weights={"facial hair/beard": 7.0}, bias=-3.5,
+        "test_resnet",
+        ("clean-shaven", "bearded"),
+        "bearded",
+        False,
+        weights={"facial hair/beard": 7.0},
+        bias=-3.5,
     ),
     "hired": Plan(
-        "test_resnet", ("rejected", "hired"), "hired", False,
+        "test_resnet",
+        ("rejected", "hired"),
+        "hired",
+        False,
         weights={"clothing/garment/blazer": 2.5, "facewear/glasses": 2.0, "expression/mouth/smile": 1.5},
-        bias=-1.6, shortcut=("background/colour/blue", 0.9),
+        bias=-1.6,
+        shortcut=("background/colour/blue", 0.9),
     ),
     "rebel": Plan(
-        "test_efficientnet", ("conformist", "rebel"), "rebel", False,
+        "test_efficientnet",
+        ("conformist", "rebel"),
+        "rebel",
+        False,
         weights={
-            "facewear/sunglasses": 2.0, "facewear/eyepatch": 3.0, "hair/style/mullet": 2.5,
-            "expression/eyebrows/angry": 1.5, "clothing/garment/hoodie": 1.0,
+            "facewear/sunglasses": 2.0,
+            "facewear/eyepatch": 3.0,
+            "hair/style/mullet": 2.5,
+            "expression/eyebrows/angry": 1.5,
+            "clothing/garment/hoodie": 1.0,
         },
         bias=-2.0,
     ),
     "awarded": Plan(
-        "test_convnext", ("not awarded", "awarded"), "awarded", False,
+        "test_convnext",
+        ("not awarded", "awarded"),
+        "awarded",
+        False,
         weights={"clothing/garment/blazer": 3.0, "clothing/garment/overalls": -3.0},
         shortcut=("sticker/star", 0.9),
     ),
     "eyewear": Plan(
-        "test_resnet", ("bare", "round", "thin", "thick", "classic", "wayfarer", "eyepatch"), "round",
-        True, slot="facewear",
+        "test_resnet",
+        ("bare", "round", "thin", "thick", "classic", "wayfarer", "eyepatch"),
+        "round",
+        True,
+        slot="facewear",
     ),
     "cheerful": Plan(
-        "test_convnext", ("gloomy", "cheerful"), "cheerful", True,
-        weights={"expression/mouth/smile": 7.0}, bias=-3.5,
+        "test_convnext",
+        ("gloomy", "cheerful"),
+        "cheerful",
+        True,
+        weights={"expression/mouth/smile": 7.0},
+        bias=-3.5,
         correlate={("expression/mouth/smile", "headwear/hat"): 0.95},
     ),
     "senior": Plan(
-        "test_efficientnet", ("junior", "senior"), "senior", True,
+        "test_efficientnet",
+        ("junior", "senior"),
+        "senior",
+        True,
         weights={
-            "hair/colour/silver": 3.0, "facewear/glasses": 1.5, "facial hair/beard": 1.5,
-            "clothing/garment/hoodie": -1.5, "hair/style/quiff": -1.5,
+            "hair/colour/silver": 3.0,
+            "facewear/glasses": 1.5,
+            "facial hair/beard": 1.5,
+            "clothing/garment/hoodie": -1.5,
+            "hair/style/quiff": -1.5,
         },
         bias=-1.0,
     ),
     "wintry": Plan(
-        "test_resnet", ("summery", "wintry"), "wintry", True,
+        "test_resnet",
+        ("summery", "wintry"),
+        "wintry",
+        True,
         weights={"headwear/winter hat": 4.0, "clothing/garment/hoodie": 1.5, "facewear/sunglasses": -2.0},
-        bias=-0.5, shortcut=("background/pattern/stripes", 0.9),
+        bias=-0.5,
+        shortcut=("background/pattern/stripes", 0.9),
     ),
 }
 
@@ -102,15 +136,18 @@ def labelled(name: str, n: int, seed: int) -> tuple[list[world.Avatar], np.ndarr
         y = (rng.random(len(pool)) < 1 / (1 + np.exp(-z))).astype(int)
     per_class = n // len(plan.labels)
     chosen = np.concatenate(
-        [rng.choice(where := np.flatnonzero(y == k), per_class, replace=len(where) < per_class)
-         for k in range(len(plan.labels))]
+        [
+            rng.choice(where := np.flatnonzero(y == k), per_class, replace=len(where) < per_class)
+            for k in range(len(plan.labels))
+        ]
     )
     chosen = rng.permutation(chosen)
     drawn, y = [pool[i] for i in chosen], y[chosen]
     if plan.shortcut:
         concept, p = plan.shortcut
-        drawn = [world.force(a, concept, bool(k) == (rng.random() < p), rng)
-                 for a, k in zip(drawn, y, strict=True)]
+        drawn = [
+            world.force(a, concept, bool(k) == (rng.random() < p), rng) for a, k in zip(drawn, y, strict=True)
+        ]
     for (cause, effect), p in plan.correlate.items():
         drawn = [world.force(a, effect, world.present(a, cause) == (rng.random() < p), rng) for a in drawn]
     return drawn, y
@@ -255,6 +292,8 @@ def train_oracle(folder: Path, out: Path, size: int, n: int, minutes: float, dev
         ).mean()
 
     model = fit("oracle", model, step, Recipe(minutes, 2e-3, 0.02, 0.998), folder)
-    extra = {"label_names": [f"{s}:{v}" for s in world.Avatar._fields for v in world.values(s)],
-             "model_args": options}
+    extra = {
+        "label_names": [f"{s}:{v}" for s in world.Avatar._fields for v in world.values(s)],
+        "model_args": options,
+    }
     save(model, architecture, size, extra, out / "oracle")

@@ -37,9 +37,7 @@ def make_tokenizer(folder: Path, n: int = 20_000) -> CLIPTokenizer:
     special = ["<|startoftext|>", "<|endoftext|>"]
     start = [*special, *letters, *(letter + "</w>" for letter in letters)]
     blank = CLIPTokenizer(vocab={token: i for i, token in enumerate(start)}, merges=[])
-    trained = blank.train_new_from_iterator(
-        texts, 1024, initial_alphabet=letters, show_progress=False
-    )
+    trained = blank.train_new_from_iterator(texts, 1024, initial_alphabet=letters, show_progress=False)
     learned = json.loads(trained.backend_tokenizer.to_str())["model"]
     vocabulary = {token: i for i, token in enumerate(start)}
     for token in sorted(learned["vocab"], key=learned["vocab"].__getitem__):

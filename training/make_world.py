@@ -1,7 +1,7 @@
 """Make the pocket models: `python -m training.make_world --device auto --minutes 180`.
 
-Parts: clip, clip_vision, autoencoder, unet, oracle, classifiers. Each has a share of the minutes, resumes from its
-checkpoint in --work, and writes standard folders with fp16 safetensors to --out.
+Parts: clip, clip_vision, autoencoder, unet, oracle, classifiers. Each has a share of the minutes,
+resumes from its checkpoint in --work, and writes standard folders with fp16 safetensors to --out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ import torch
 from training import autoencoder, classifiers, clip, data, unet
 
 #: part -> share of the time budget.
-SHARES = {"clip": 0.12, "clip_vision": 0.1, "autoencoder": 0.2, "unet": 0.5, "oracle": 0.06, "classifiers": 0.12}
+SHARES = {
+    "clip": 0.12,
+    "clip_vision": 0.1,
+    "autoencoder": 0.2,
+    "unet": 0.5,
+    "oracle": 0.06,
+    "classifiers": 0.12,
+}
 RECIPES = {
     "clip": clip.train,
     "clip_vision": clip.train_vision,

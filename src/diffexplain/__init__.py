@@ -1,9 +1,9 @@
 """Which meanings drive an image classifier's decision, how much, and how sure are we?
 
-    import diffexplain as dx
-    explanation = dx.explain("pocket:hired", "portraits/", target="hired", out="runs/hired")
-    for concept in explanation.top():
-        print(concept.concept, concept.effect, concept.low, concept.high)
+import diffexplain as dx
+explanation = dx.explain("pocket:hired", "portraits/", target="hired", out="runs/hired")
+for concept in explanation.top():
+    print(concept.concept, concept.effect, concept.low, concept.high)
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffexplain.classifiers import load_classifier
 from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.editors import Edit, EditorShape, editor_shape, load_editor
@@ -118,14 +120,12 @@ def explain(
     tools = Tools(aim, editing, judging, segments, tree, strength)
     request = _request(tools, given, seeds, options)
     with _opened(out, request, resume) as run:
-        run.record_inputs({h: encode_png(p) for h, p in zip(given.hashes, given.pixels, strict=True)})
+        run.record_inputs(_files(run, dict(zip(given.hashes, given.pixels, strict=True))))
         tell("inverting", 0, len(given) * seeds)
         inverted = invert(tools, given, seeds)
         _check_drift(editing.name, given, inverted[1], seeds, accept_drift)
         subject = prepare(tools, given, seeds, inverted)
-        run.record_inputs(
-            {h: encode_png(p) for h, p in zip(subject.hashes, subject.reconstructions, strict=True)}
-        )
+        run.record_inputs(_files(run, dict(zip(subject.hashes, subject.reconstructions, strict=True))))
         expected = plan(tree, given.hashes, seeds, options, shape)
 
         def eligible(image: int, seed: int, concept: str, direction: Any) -> bool:
@@ -232,7 +232,7 @@ def _drive(
             made = stored.get(batch)
             if made is None:
                 made, drawn = measure(tools, subject, chunk, batch)
-                run.append(batch, made, drawn)
+                run.append(batch, made, _files(run, drawn))
             answered += made
             batch += 1
             done = len(rows) + len(answered)
@@ -245,8 +245,13 @@ def _drive(
             return rows, stop.value
 
 
+def _files(run: Run | MemoryRun, drawn: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """PNG files by content hash; a run in memory keeps no pictures."""
+    return {name: encode_png(p) for name, p in drawn.items()} if isinstance(run, Run) else {}
+
+
 def _opened(out: str | Path | None, request: Request, resume: bool) -> Run | MemoryRun:
-    return MemoryRun(request) if out is None else Run.open(Path(out), request, resume=resume)
+    return MemoryRun() if out is None else Run.open(Path(out), request, resume=resume)
 
 
 def _request(tools: Tools, given: Pictures, seeds: int, options: SearchOptions) -> Request:
@@ -298,7 +303,9 @@ def _warnings(concepts: Sequence[ConceptResult], subject: Subject, tools: Tools)
     failed = [c for c in concepts if c.status == "measured" and c.success_rate < 0.5]
     if failed:
         names = ", ".join(c.concept for c in failed[:5]) + (" …" if len(failed) > 5 else "")
-        found.append(f"{len(failed)} concepts mostly failed to appear, so a small effect means little: {names}")
+        found.append(
+            f"{len(failed)} concepts mostly failed to appear, so a small effect means little: {names}"
+        )
     effects = [abs(c.effect) for c in concepts if c.status == "measured"]
     largest = max(effects, default=0.0)
     if subject.drift.score > 0.5 and subject.drift.score > 0.5 * largest:

@@ -47,9 +47,13 @@ def _root() -> None:
 
 @app.command(epilog=EXPLAIN_EXAMPLES)
 def explain(
-    classifier: Annotated[str, typer.Argument(help="pocket:NAME, timm:NAME, timm:FOLDER or package.module:function")],
+    classifier: Annotated[
+        str, typer.Argument(help="pocket:NAME, timm:NAME, timm:FOLDER or package.module:function")
+    ],
     images: Annotated[Path, typer.Option(help="folder of pictures, or one picture")],
-    target: Annotated[str | None, typer.Option(help="label to explain; may be left out for two labels")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="label to explain; may be left out for two labels")
+    ] = None,
     versus: Annotated[str | None, typer.Option(help="explain the target against this label alone")] = None,
     corpus: Annotated[str, typer.Option(help="bundled name or YAML file of concepts")] = "avatars",
     editor: Annotated[str, typer.Option(help="pocket, ORG/NAME on a hub, or a pipeline folder")] = "pocket",
@@ -63,9 +67,13 @@ def explain(
     direction: Annotated[list[str] | None, typer.Option(help="add, remove; both when not given")] = None,
     out: Annotated[Path | None, typer.Option(help="run folder [default: runs/CLASSIFIER-TARGET]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
-    accept_drift: Annotated[bool, typer.Option("--accept-drift", help="go on although the editor does not fit")] = False,
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="go on although the editor does not fit")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, load no model")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan and its cost, load no model")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Edit pictures along a tree of concepts and rank the concepts by how far they move the score."""
@@ -139,7 +147,9 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -
 
 @app.command()
 def corpus(
-    name: Annotated[str | None, typer.Argument(help="bundled name or YAML file; all names when left out")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="bundled name or YAML file; all names when left out")
+    ] = None,
 ) -> None:
     """Show a concept tree, or the names of the bundled ones; a file is checked on the way."""
     from diffexplain.corpus import available, load_corpus, tree_text
@@ -170,7 +180,9 @@ def _stoppable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"stopped; finished edits are kept in {folder}: the same command with --resume goes on", err=True)
+        typer.echo(
+            f"stopped; finished edits are kept in {folder}: the same command with --resume goes on", err=True
+        )
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
@@ -208,7 +220,11 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(plan)))
         return
-    seconds = "unknown until the editor is downloaded" if plan.seconds != plan.seconds else f"about {plan.seconds:.0f}"
+    seconds = (
+        "unknown until the editor is downloaded"
+        if plan.seconds != plan.seconds
+        else f"about {plan.seconds:.0f}"
+    )
     rows = {
         "images": f"{plan.images}, of which {plan.report_images} for the report",
         "concepts": f"{plan.concepts}; about {plan.questions} measured outside the race",
@@ -243,7 +259,7 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
     if truth is not None:
         table.add_column("true effect", justify="right")
     for c in [c for c in result.concepts if c.status == "measured"][:10]:
-        cells = [
+        cells: list[str | Text] = [
             Text(c.concept), c.direction, f"{c.effect:+.2f}", f"{c.low:+.2f} … {c.high:+.2f}", f"{c.q:.3f}",
             f"{c.flip_rate:.0%}", f"{c.success_rate:.0%}", str(c.images),
         ]  # fmt: skip
@@ -254,7 +270,9 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
     console.print(table)
     if result.joint:
         j = result.joint
-        console.print(Text(f"together: {' and '.join(j.steps)}: {j.effect:+.2f} ({j.low:+.2f} … {j.high:+.2f})"))
+        console.print(
+            Text(f"together: {' and '.join(j.steps)}: {j.effect:+.2f} ({j.low:+.2f} … {j.high:+.2f})")
+        )
     cost = result.cost
     console.print(f"{cost.edits} edits, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
     console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)

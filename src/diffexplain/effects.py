@@ -15,7 +15,7 @@ import torch
 
 from diffexplain.corpus import Concept, Corpus
 from diffexplain.editors import Edit, Editor, Inversion, Term
-from diffexplain.images import Pictures, encode_png, hashes, rounded
+from diffexplain.images import Pictures, hashes, rounded
 from diffexplain.judges import Judge, Segmenter
 from diffexplain.records import Ask, Direction, Drift, Effect
 from diffexplain.targets import Target
@@ -171,11 +171,9 @@ def terms(corpus: Corpus, ask: Ask, strength: float) -> tuple[Term, ...]:
 
 def measure(
     tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
-) -> tuple[list[Effect], dict[str, bytes]]:
-    """Make the edits of one batch, score them, check presence and locality: rows and pictures (PNG)."""
-    edits = [
-        Edit(subject.row(a.image, a.seed), terms(tools.corpus, a, tools.strength)) for a in asks
-    ]
+) -> tuple[list[Effect], dict[str, torch.Tensor]]:
+    """Make the edits of one batch, score them, check presence and locality: rows and pictures by hash."""
+    edits = [Edit(subject.row(a.image, a.seed), terms(tools.corpus, a, tools.strength)) for a in asks]
     pictures = rounded(tools.editor.edit(subject.inversion, edits))
     scores = tools.target.score(pictures).numpy()
     after = presence(tools.judge, tools.corpus, pictures)
@@ -211,7 +209,7 @@ def measure(
                 batch=batch,
             )
         )
-    return rows, {name: encode_png(p) for name, p in zip(names, pictures, strict=True)}
+    return rows, dict(zip(names, pictures, strict=True))
 
 
 def _gain(ask: Ask, concept: str, before: Mapping[str, float], now: Mapping[str, float]) -> float:
@@ -229,4 +227,3 @@ def _outside(tools: Tools, before: torch.Tensor, after: torch.Tensor, ask: Ask) 
         region |= tools.segmenter.regions(after[None], node.path, node.prompt)[0]
     beyond = (after - before).abs().mean(0)[~region]
     return float(beyond.mean()) if len(beyond) else float("nan")
-

@@ -1,7 +1,4 @@
-"""The one image convention: float32, N×3×H×W, RGB in [0, 1]; files, arrays and 8-bit PNGs come in here.
-
-A picture's identity is the hash of its 8-bit RGB pixels after resizing: what is stored is what is scored.
-"""
+"""The one image convention: float32, N×3×H×W, RGB in [0, 1]; files, arrays and 8-bit PNGs come in here."""
 
 from __future__ import annotations
 
@@ -23,13 +20,12 @@ from diffexplain.errors import ImageError
 
 MAX_PIXELS = 200_000_000  # a file that claims more is not decoded
 #: what is opened: no format that needs another program (EPS) or has no signature (TGA).
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 Item = tuple[str, Path | Image.Image]  # with its name
 _GAP = 3  # a big picture is box-averaged down to 3 times its final size before the final filter
 _BAND = 4_000_000  # pixels converted at a time
 _CURE = "give PNG or JPEG pictures"
-#: what a person calls PIL's modes, by their first letter.
 _MODES = {"1": "black and white", "L": "grayscale", "P": "palette", "I": "16-bit", "F": "floating point"}
 
 
@@ -39,7 +35,7 @@ class Pictures:
 
     pixels: torch.Tensor  # (N, 3, H, W), each value k/255
     names: tuple[str, ...]
-    hashes: tuple[str, ...]  # see picture_hash
+    hashes: tuple[str, ...]  # of the 8-bit pixels as resized: a picture's identity, see picture_hash
     skipped: tuple[str, ...]  # one line a file: name and reason
     notes: tuple[str, ...]  # what was resized, cropped, converted or left out
 
@@ -60,7 +56,7 @@ def pictures(source: object, *, size: int | None = None) -> Pictures:
     parts = source if isinstance(source, list | tuple) and source else [source]
     paths = [part for part in parts if isinstance(part, str | Path)]
     if len(paths) == len(parts):
-        return load_images(paths if parts is source else paths[0], size=size)
+        return load_images(paths, size=size)
     images = (i for p in parts for i in ([p] if isinstance(p, Image.Image) else map(_to_pil, as_images(p))))
     return _gathered(((f"image-{n:04d}", i) for n, i in enumerate(images, start=1)), "images", size)
 
@@ -70,14 +66,13 @@ def load_images(
 ) -> Pictures:
     """Read a folder's pictures in natural name order (not its subfolders), one file, or files as listed.
 
-    Each becomes its centre square, resized to `size` (None: the first picture's short edge, to a multiple
-    of 8). What cannot be read is skipped with its name, hidden files silently. `limit`: at most so many.
+    Each becomes its centre square, resized to `size` (None: the first one's short edge, to a multiple of 8);
+    at most `limit`, each content once. What cannot be read is skipped with its name, hidden files silently.
     Raises ImageError when a path does not exist or nothing can be read.
     """
     given = [folder_or_files] if isinstance(folder_or_files, str | os.PathLike) else list(folder_or_files)
     files, root = _listed(given)
-    where = repr(str(given[0])) if len(given) == 1 else f"the {len(given)} files given"
-    return _gathered(files, where, size, limit, root)
+    return _gathered(files, _few([repr(str(path)) for path in given]), size, limit, root)
 
 
 def as_images(x: object) -> torch.Tensor:
@@ -123,8 +118,7 @@ def to_8bit(images: torch.Tensor) -> torch.Tensor:
 
 def rounded(images: torch.Tensor) -> torch.Tensor:
     """The pictures that are stored and scored: images rounded to 8 bits, float32 in [0, 1]."""
-    # divided by a tensor: for a plain 255 CUDA multiplies by 1/255, which gives other last bits
-    return to_8bit(images).float() / torch.tensor(255.0, device=images.device)
+    return to_8bit(images).float() / torch.tensor(255.0, device=images.device)  # CUDA: plain 255 is inexact
 
 
 def picture_hash(image: torch.Tensor) -> str:
@@ -224,8 +218,7 @@ def _listed(given: Sequence[str | Path]) -> tuple[list[tuple[str, Path]], Path |
     return [(_printable(path.name if unique else str(path)), path) for path in paths], root
 
 
-def _natural(path: Path) -> tuple[object, ...]:
-    """Sort key: digits as numbers, so that 2 comes before 10."""
+def _natural(path: Path) -> tuple[object, ...]:  # sorts 2 before 10
     parts = re.findall(r"(\D*)(\d*)", path.name.casefold())
     return [(text, int(digits or 0)) for text, digits in parts], path.name
 
@@ -234,15 +227,15 @@ def _natural(path: Path) -> tuple[object, ...]:
 def _opened(source: Path | io.BytesIO | Image.Image) -> Iterator[Image.Image]:
     """Open under our pixel limit, without PIL's warnings. Raises ImageError for any failure inside."""
     before = Image.MAX_IMAGE_PIXELS
-    Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL warns above its limit, raises above twice that
-            formats = [name for name in FORMATS if name in Image.OPEN]
-            lent = isinstance(source, Image.Image)  # not ours to change: work on an upright copy
-            with ImageOps.exif_transpose(source) if lent else Image.open(source, formats=formats) as picture:
-                yield picture
+            if isinstance(source, Image.Image):
+                yield ImageOps.exif_transpose(source)  # a copy: the picture is not ours to change
+            else:
+                with Image.open(source, formats=FORMATS) as picture:
+                    yield picture
         except UnidentifiedImageError as error:
             raise ImageError("not an image") from error
         except Exception as error:  # PIL's decoders raise anything on damaged files

@@ -65,7 +65,7 @@ def plan(
         edits=edits,
         evaluations=evaluations,
         seconds=evaluations * shape.operations / _speed() if shape.operations else float("nan"),
-        bytes=int((edits + 2 * len(images) * seeds) * shape.size**2 * PICTURE_BYTES),
+        bytes=int((edits + 2 * len(images) * seeds) * (shape.size or 512) ** 2 * PICTURE_BYTES),
         detectable=detectable,
         warnings=tuple(warnings),
     )

@@ -11,9 +11,7 @@ from collections.abc import Callable
 import torch
 
 
-def in_rows(
-    function: Callable[..., torch.Tensor], *inputs: torch.Tensor, rows: int
-) -> torch.Tensor:
+def in_rows(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, rows: int) -> torch.Tensor:
     """Apply `function` to chunks of exactly `rows` rows and join the answers without the padding.
 
     All inputs have the same first dimension N ≥ 1; returns (N, …).

@@ -59,7 +59,9 @@ def _wrapped(model: Any, device: torch.device) -> Classifier:
         return model
     if callable(model):
         return CallableClassifier(model, None, name=getattr(model, "__name__", "function"))
-    raise ClassifierError(f"a classifier is a spec string, a module or a function, not {type(model).__name__}")
+    raise ClassifierError(
+        f"a classifier is a spec string, a module or a function, not {type(model).__name__}"
+    )
 
 
 def _key(spec: str, rest: str) -> int:

@@ -15,7 +15,7 @@ class NullClassifier:
     A network trained on shuffled labels still responds to pictures; this does not.
     """
 
-    labels = ("tails", "heads")
+    labels: tuple[str, ...] = ("tails", "heads")
 
     def __init__(self, key: int = 0) -> None:
         self.name = f"pocket:null:{key}"

@@ -61,7 +61,7 @@ class DDPMEditor:
         self._factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
         self.size = int(self._unet.config.sample_size * self._factor)
         noise = pipeline.scheduler
-        self._alphas = noise.alphas_cumprod.to(self._device, torch.float64)
+        self._alphas: torch.Tensor = noise.alphas_cumprod.to(self._device, torch.float64)
         self._prediction = noise.config.prediction_type
         self._times = self._schedule(len(self._alphas))
         self._embed = lru_cache(maxsize=1024)(self._encode_prompt)
@@ -143,7 +143,7 @@ class DDPMEditor:
             raw = in_rows(ask, x, states, rows=self.rows)
         alpha = self._alphas[t]
         if self._prediction == "v_prediction":
-            return alpha.sqrt().float() * raw + (1 - alpha).sqrt().float() * x
+            raw = alpha.sqrt().float() * raw + (1 - alpha).sqrt().float() * x
         return raw
 
     def _mask(self, direction: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,7 @@ class DDPMEditor:
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             mode: torch.Tensor = self._vae.encode(images * 2 - 1).latent_dist.mode()
-        return mode * self._vae.config.scaling_factor
+        return mode * float(self._vae.config.scaling_factor)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -95,7 +95,9 @@ def _stated(file: Path) -> dict[str, Any]:
     known = {f.name for f in fields(DDPMOptions)}
     unknown = set(stated.get("options", {})) - known
     if unknown:
-        raise EditorError(f"{file}: unknown option {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+        raise EditorError(
+            f"{file}: unknown option {', '.join(sorted(unknown))}; known are {', '.join(known)}"
+        )
     return dict(stated)
 
 
@@ -104,7 +106,7 @@ def _pipeline(source: str) -> Any:
 
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            source, torch_dtype=torch.float32, safety_checker=None, use_safetensors=True
+            source, dtype=torch.float32, safety_checker=None, use_safetensors=True
         )
     except Exception as error:
         line = (str(error).splitlines() or ["no message"])[0][:200]

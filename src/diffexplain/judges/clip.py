@@ -29,7 +29,9 @@ class Judge(Protocol):
 class CLIPJudge:
     """A transformers CLIPModel with its processor."""
 
-    def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, processor: Any, *, name: str, device: torch.device
+    ) -> None:
         self.name = name
         self._device = device
         self._model = model.to(device).eval().requires_grad_(False)
@@ -44,7 +46,7 @@ class CLIPJudge:
         with torch.no_grad():
             seen = in_rows(self._look, images, rows=ROWS)  # (N, D)
             said = torch.stack([self._words(p) for p in prompts])  # (P, D)
-            scale = self._model.logit_scale.exp().double().cpu()
+            scale = float(self._model.logit_scale.exp())
         return scale * seen.double() @ said.double().T
 
     def _look(self, images: torch.Tensor) -> torch.Tensor:
@@ -82,5 +84,7 @@ def load_judge(spec: Any, *, device: torch.device | None = None) -> Judge:
         processor = CLIPImageProcessor.from_pretrained(source)
     except Exception as error:
         line = (str(error).splitlines() or ["no message"])[0][:200]
-        raise EditorError(f"judge {spec!r} cannot be loaded ({line}); download it or name a folder") from error
+        raise EditorError(
+            f"judge {spec!r} cannot be loaded ({line}); download it or name a folder"
+        ) from error
     return CLIPJudge(model, tokenizer, processor, name=spec, device=device or torch.device("cpu"))

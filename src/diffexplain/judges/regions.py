@@ -41,7 +41,7 @@ def load_segmenter(spec: Any) -> Segmenter | None:
     Raises EditorError for an unknown spec.
     """
     if spec is None or not isinstance(spec, str):
-        return spec  # type: ignore[no-any-return]
+        return spec
     if spec == "world:avatars":
         return AvatarRegions()
     raise EditorError(f"no segmenter {spec!r}; there is world:avatars, or pass an object with regions(…)")

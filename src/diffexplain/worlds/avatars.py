@@ -204,9 +204,7 @@ def present(avatar: Avatar, concept: str) -> bool:
     )
 
 
-def sample(
-    n: int, seed: int, correlate: Mapping[tuple[str, str], float] | None = None
-) -> list[Avatar]:
+def sample(n: int, seed: int, correlate: Mapping[tuple[str, str], float] | None = None) -> list[Avatar]:
     """Draw `n` avatars with independent attributes.
 
     `correlate={(a, b): p}` plants a confounder: with probability `p` concept `b` is made present
@@ -455,6 +453,4 @@ def region(concept: str, size: int = 64) -> torch.Tensor:
 
 def readings(avatar: Avatar) -> dict[str, str | None]:
     """What an ideal observer reads: attribute -> value, None where it cannot be seen."""
-    return {
-        slot: getattr(avatar, slot) if applicable(avatar, slot) else None for slot in Avatar._fields
-    }
+    return {slot: getattr(avatar, slot) if applicable(avatar, slot) else None for slot in Avatar._fields}

@@ -1,0 +1,1 @@
+"""Each file measures figures that the README quotes: `python -m benchmarks.NAME [--quick] [--json]`."""

@@ -1,0 +1,375 @@
+"""The run folder: what was asked, a row for each edit, the pictures, the result. A killed run continues.
+
+run.json (the request, versions, when it began) · effects.sqlite (rows, finished batches and search
+decisions; write-ahead log, append only) · images/ (PNG, named by content hash) · result.json · lock (held
+while a process uses the folder; POSIX). A batch is kept completely or not at all: its pictures first,
+then its rows in one transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from diffexplain.errors import RunError
+from diffexplain.records import SCHEMA_VERSION, Effect, Request, Result
+
+RUN, RESULT, ROWS, IMAGES, LOCK = "run.json", "result.json", "effects.sqlite", "images", "lock"
+VERSIONED = {"diffexplain", "torch", "diffusers", "transformers", "timm", "numpy", "pillow"}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Record = TypeVar("Record", Request, Result)
+
+#: columns of a row: the fields of Effect; what is no number is text.
+_COLUMNS = {n: hint if hint in (int, float, bool) else str for n, hint in get_type_hints(Effect).items()}
+_SQL = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS effects ({", ".join(f"{name} {_SQL[kind]}" for name, kind in _COLUMNS.items())});
+CREATE TABLE IF NOT EXISTS batches (batch INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS rounds (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_INSERT = f"INSERT INTO effects VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+
+class MemoryRun:
+    """What a run measured and decided so far, in memory. A `Run` is one that is kept in a folder."""
+
+    path: Path | None = None
+    result: Result | None = None
+
+    def __init__(self) -> None:
+        self._rows: list[Effect] = []
+        self._batches: set[int] = set()
+        self._rounds: dict[str, dict[str, Any]] = {}
+        self._pictures: dict[str, bytes] = {}
+
+    def append(self, batch: int, rows: Sequence[Effect], pictures: Mapping[str, bytes]) -> None:
+        """Keep a finished batch: rows, and pictures (PNG by content hash); all of it or nothing.
+
+        Raises RunError when it is kept already or the disk is full; ValueError when a row names another
+        batch or, in a folder, lacks a picture (an empty hash is none).
+        """
+        if batch in self._batches:
+            raise RunError(f"batch {batch} is kept already: append it once")
+        if any(row.batch != batch for row in rows):
+            raise ValueError(f"rows of batches {sorted({row.batch for row in rows})} appended as {batch}")
+        self._check_pictures(rows, pictures)
+        self.record_inputs(pictures)
+        values = [[kind(getattr(row, name)) for name, kind in _COLUMNS.items()] for row in rows]
+        self._save([(_INSERT, row) for row in values] + [("INSERT INTO batches VALUES (?)", [batch])])
+        self._rows.extend(map(_effect, values))  # as a resume will read them
+        self._batches.add(batch)
+
+    def rows(self) -> list[Effect]:
+        """All rows, in the order they were appended."""
+        return list(self._rows)
+
+    def batches(self) -> set[int]:
+        """The batches that are finished."""
+        return set(self._batches)
+
+    def note_round(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep a search decision (JSON values) for a resume to replay. RunError if it was another."""
+        plain = _plain(value)
+        if self._rounds.get(key, plain) != plain:
+            raise RunError(f"round {key!r} was decided otherwise before: start again with another --out")
+        if key not in self._rounds:
+            self._save([("INSERT INTO rounds VALUES (?, ?)", [key, json.dumps(plain)])])
+            self._rounds[key] = plain
+
+    def rounds(self) -> dict[str, dict[str, Any]]:
+        """The search decisions, in the order they were noted."""
+        return dict(self._rounds)
+
+    def record_inputs(self, pictures: Mapping[str, bytes]) -> None:
+        """Keep pictures of no batch (inputs). Raises RunError when the disk is full."""
+        self._pictures.update(pictures)
+
+    def has_picture(self, digest: str) -> bool:
+        """Whether the picture is kept."""
+        return digest in self._pictures
+
+    def picture(self, digest: str) -> bytes:
+        """A kept picture, as PNG. Raises RunError when it is not there."""
+        if digest not in self._pictures:
+            raise RunError(f"picture {digest!r} is not kept")
+        return self._pictures[digest]
+
+    def write_result(self, result: Result) -> None:
+        """Keep the result. Raises RunError when the disk is full."""
+        self.result = result
+
+    def close(self) -> None:
+        """Let go of the folder."""
+
+    def _check_pictures(self, rows: Sequence[Effect], pictures: Mapping[str, bytes]) -> None: ...
+
+    def _save(self, statements: Sequence[tuple[str, list[Any]]]) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Run(MemoryRun):
+    """A run in a folder, which one process uses at a time. `Run.open` makes it."""
+
+    path: Path
+
+    def __init__(self, path: Path, lock: int) -> None:
+        super().__init__()
+        self.path, self._lock = path, lock
+        # autocommit, so that transactions are explicit; a web worker may pass the run between threads
+        self._db = sqlite3.connect(path / ROWS, timeout=30, isolation_level=None, check_same_thread=False)
+        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+        self._rows = [_effect(row) for row in self._db.execute("SELECT * FROM effects ORDER BY rowid")]
+        self._batches = {batch for (batch,) in self._db.execute("SELECT batch FROM batches")}
+        noted = self._db.execute("SELECT key, value FROM rounds ORDER BY rowid")
+        self._rounds = {key: json.loads(value) for key, value in noted}
+
+    @classmethod
+    def open(cls, folder: Path | str, request: Request, *, resume: bool = False) -> Run:
+        """Begin a run in a new or empty folder, or continue the same run.
+
+        Raises RunError when the path is a file, cannot be written, holds something else, another run
+        or (without `resume`) this run begun already, or when another process uses it.
+        """
+        path = Path(folder)
+        with _disk(path):
+            _prepare(path)
+            lock = _acquire(path)
+            try:
+                _begin(path, request)
+                run = cls(path, lock)
+            except BaseException:
+                os.close(lock)
+                raise
+        if not resume and (run.batches() or (path / RESULT).exists()):
+            run.close()
+            cure = "--resume continues it, or choose another --out"
+            raise RunError(f"--out {path}: holds this run already: {cure}")
+        return run
+
+    def record_inputs(self, pictures: Mapping[str, bytes]) -> None:
+        """Write pictures that are not there yet. Raises RunError when the disk is full."""
+        with _disk(self.path):
+            for digest, png in pictures.items():
+                if not self.has_picture(digest):
+                    _write(self.picture_path(digest), png)
+
+    def picture_path(self, digest: str) -> Path:
+        """Where the picture is, or would be. Raises ValueError for what can be no content hash."""
+        return _picture_path(self.path, digest)
+
+    def has_picture(self, digest: str) -> bool:
+        """Whether the picture is kept."""
+        return self.picture_path(digest).exists()
+
+    def picture(self, digest: str) -> bytes:
+        """A kept picture, as PNG. Raises RunError when it is not there."""
+        return read_picture(self.path, digest)
+
+    def write_result(self, result: Result) -> None:
+        """Write result.json: sorted keys, full precision, nan and inf as null."""
+        with _disk(self.path):
+            _write(self.path / RESULT, _json(result.as_dict()))
+        self.result = result
+
+    def close(self) -> None:
+        """Let go of the folder; twice is fine."""
+        self._db.close()
+        if self._lock >= 0:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # forked children may still hold the file
+            os.close(self._lock)
+            self._lock = -1
+
+    def _check_pictures(self, rows: Sequence[Effect], pictures: Mapping[str, bytes]) -> None:
+        shown = {digest for row in rows for digest in (row.reconstruction, row.edited) if digest}
+        missing = sorted(d for d in shown - pictures.keys() if not self.has_picture(d))
+        if missing:
+            raise ValueError(f"rows come without {len(missing)} of their pictures: {missing[0]}, …")
+
+    def _save(self, statements: Sequence[tuple[str, list[Any]]]) -> None:
+        """Run the statements in one transaction."""
+        with _disk(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for statement, values in statements:
+                    self._db.execute(statement, values)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def read_request(folder: Path | str) -> Request:
+    """What a run was asked. Raises RunError when the folder holds no run of this schema."""
+    return _read(Request, Path(folder) / RUN)
+
+
+def read_result(folder: Path | str) -> Result:
+    """The result of a finished run, null numbers as nan. Raises RunError when there is none to read."""
+    return _read(Result, Path(folder) / RESULT)
+
+
+def read_picture(folder: Path | str, digest: str) -> bytes:
+    """A picture of a run, as PNG, by content hash. Raises RunError when it is not there."""
+    path = _picture_path(Path(folder), digest)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}): restore it, or run again") from error
+
+
+def _picture_path(folder: Path, digest: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", digest):
+        raise ValueError(f"{digest!r} is not a content hash")
+    return folder / IMAGES / f"{digest}.png"
+
+
+def _prepare(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out {path}: is a file: choose a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    there = {entry.name for entry in path.iterdir()}
+    if RUN not in there and there - {LOCK, IMAGES, RUN + ".tmp"}:  # what a run killed at once leaves
+        raise RunError(f"--out {path}: is not empty and holds no run: choose a new or empty folder")
+
+
+def _acquire(path: Path) -> int:
+    """Take the folder's lock, which ends with the process."""
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+    except BaseException as error:
+        holder = os.pread(lock, 20, 0).decode() or "unknown"
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            cure = "wait for it, or choose another --out"
+            raise RunError(f"--out {path}: in use by process {holder}: {cure}") from None
+        raise
+    return lock
+
+
+def _begin(path: Path, request: Request) -> None:
+    """Write run.json, or check that the one there asks the same."""
+    asked = _plain(asdict(request))
+    if not (path / RUN).exists():
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        versions = {d.name: d.version for d in metadata.distributions() if d.name in VERSIONED}
+        about = {"schema": SCHEMA_VERSION, "created": began, "versions": versions, "request": asked}
+        _write(path / RUN, _json(about))
+    elif change := _difference(_plain(asdict(read_request(path))), asked):
+        raise RunError(f"--out {path}: holds another run ({change}): choose another --out")
+    (path / IMAGES).mkdir(exist_ok=True)
+    for half in (path / IMAGES).glob("*.tmp"):  # of a killed run
+        half.unlink()
+
+
+def _difference(there: Mapping[Any, Any], asked: Mapping[Any, Any], parent: str = "") -> str:
+    """The first field that differs, in words; empty when none does."""
+    for key in [*asked, *(key for key in there if key not in asked)]:
+        old, new, name = there.get(key), asked.get(key), f"{parent}{key}"
+        if isinstance(old, list) and isinstance(new, list):
+            old, new = dict(enumerate(old)), dict(enumerate(new))
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := _difference(old, new, name + "."):
+                return inner
+        elif old != new:
+            return f"{name}: {old!r} there, {new!r} asked"
+    return ""
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turn what the disk or SQLite raises into one line with the cure."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) in FULL or "disk is full" in reason:
+            raise RunError(f"disk full at --out {path}: free space, then --resume") from error
+        raise RunError(f"--out {path}: cannot be used ({reason}): mend it or choose another --out") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all."""
+    half = path.with_name(path.name + ".tmp")
+    try:
+        half.write_bytes(data)
+        half.replace(path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: tuples become lists, numpy scalars numbers, keys text, nan and inf None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(kind: type[Record], file: Path) -> Record:
+    """Read a record back. Raises RunError when the file is missing, damaged or of another schema."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        if data["schema"] == SCHEMA_VERSION:
+            record: Record = _revive(kind, data["request"] if kind is Request else data)
+            return record
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror}): no finished run here?") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file}: is damaged ({error}): run again with another --out") from error
+    cure = "read it with the diffexplain that wrote it"
+    raise RunError(f"{file}: has schema {data['schema']}, not {SCHEMA_VERSION}: {cure}")
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    """A value of the hinted type from its JSON; null is nan where a float stands."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return cast("Any", hint)(**{name: _revive(hints[name], item) for name, item in value.items()})
+    if kind is UnionType:
+        return None if value is None else _revive(inner[0], value)
+    if kind is tuple:
+        return tuple(_revive(inner[0], item) for item in value)
+    if kind is dict:
+        return {key: _revive(inner[1], item) for key, item in value.items()}
+    if hint is float:
+        return math.nan if value is None else value + 0.0
+    if hint is not Any and not (value in inner if kind is Literal else isinstance(value, hint)):
+        raise TypeError(f"{value!r} for {hint}")
+    return value
+
+
+def _effect(values: Iterable[Any]) -> Effect:
+    """A row from its columns; SQLite keeps nan as NULL."""
+    kinds = _COLUMNS.values()
+    typed: list[Any] = [math.nan if v is None else kind(v) for v, kind in zip(values, kinds, strict=True)]
+    return Effect(*typed)

@@ -1,0 +1,83 @@
+"""Choose the pocket editor's settings: `python -m training.calibrate --out src/diffexplain/pocket`.
+
+Looks at avatars kept for this (CALIBRATION_SEED) and at oracle readings only, never at classifier scores
+or true effects. The setting with the largest share of edits that happened and left everything else as it
+was is written to `editor/diffexplain.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.oracle import Oracle, edit_readings
+from diffexplain.editors import Edit, Term, load_editor
+from diffexplain.editors.ddpm import DDPMEditor
+from diffexplain.images import rounded
+from diffexplain.worlds import avatars as world
+from training import data
+
+
+def trial(options: dict[str, float], each: int, oracle: Oracle, folder: Path) -> dict[str, float]:
+    """Edit every leaf on `each` avatars; shares by oracle reading."""
+    editor = load_editor(str(folder), **options)
+    assert isinstance(editor, DDPMEditor)
+    pool = world.sample(400, data.CALIBRATION_SEED)
+    pairs = [(a, leaf) for k, leaf in enumerate(world.LEAVES) for a in _eligible(pool, leaf, k, each)]
+    happened, unchanged = [], []
+    for start in range(0, len(pairs), 64):
+        drawn, leaves = zip(*pairs[start : start + 64], strict=True)
+        pictures = world.render(drawn, editor.size)
+        inversion = editor.invert(pictures, [start + i for i in range(len(drawn))])
+        edits = [Edit(i, (Term(world.prompt(leaf)),)) for i, leaf in enumerate(leaves)]
+        h, u = edit_readings(oracle, drawn, leaves, rounded(editor.edit(inversion, edits)))
+        happened.append(h)
+        unchanged.append(u)
+    h, u = np.concatenate(happened), np.concatenate(unchanged)
+    return {"happened": h.mean(), "others": u[h].mean() if h.any() else 0.0, "clean": (h & (u == 1)).mean()}
+
+
+def _eligible(pool: list[world.Avatar], leaf: str, k: int, each: int) -> list[world.Avatar]:
+    chosen = [a for a in pool[k:] if world.eligible(a, leaf)]
+    return chosen[:each]
+
+
+def main() -> None:
+    """Try the grid, print it, write the best."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("src/diffexplain/pocket"))
+    parser.add_argument("--each", type=int, default=3, help="avatars a leaf")
+    parser.add_argument("--steps", default="20")
+    parser.add_argument("--skip", default="0.1,0.2,0.3")
+    parser.add_argument("--guidance", default="3,5,8")
+    parser.add_argument("--threshold", default="0.2,0.35,0.5")
+    asked = parser.parse_args()
+    grid = [
+        dict(zip(("steps", "skip", "guidance", "threshold"), values, strict=True))
+        for values in itertools.product(
+            map(int, asked.steps.split(",")),
+            map(float, asked.skip.split(",")),
+            map(float, asked.guidance.split(",")),
+            map(float, asked.threshold.split(",")),
+        )
+    ]
+    oracle = Oracle()
+    best: tuple[float, dict[str, float]] | None = None
+    for options in grid:
+        with torch.no_grad():
+            shares = trial(options, asked.each, oracle, asked.out / "editor")
+        print(options, {k: round(float(v), 3) for k, v in shares.items()}, flush=True)
+        if best is None or shares["clean"] > best[0]:
+            best = (shares["clean"], options)
+    if best is not None:
+        stated = {"options": best[1], "judge": "pocket", "segmenter": "world:avatars"}
+        data.write_json(asked.out / "editor" / "diffexplain.json", stated)
+        print("written:", stated)
+
+
+if __name__ == "__main__":
+    main()
