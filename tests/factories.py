@@ -169,8 +169,9 @@ def concept_result(concept: str, direction: str = "add", *, status: Any = "measu
     )  # fmt: skip
 
 
-def result(concepts: Sequence[ConceptResult] = (), *, notes: tuple[str, ...] = (), joint: JointPath | None = None,
-           truth: dict[str, float] | None = None, **asked: Any) -> Result:  # fmt: skip
+def result(concepts: Sequence[ConceptResult] = (), *, notes: tuple[str, ...] = (),
+           joint: JointPath | None = None, truth: dict[str, float] | None = None,
+           **asked: Any) -> Result:  # fmt: skip
     """A small result around these questions."""
     drift, cost = Drift(0.01, 0.1, 0.0), Cost(48, 16, 1488, 12.5)
     return Result(request(**asked), 0.2, tuple(concepts), joint, drift, cost, notes, truth)

@@ -37,7 +37,7 @@ class Plan:
 def plan(
     corpus: Corpus, images: Sequence[str], seeds: int, options: SearchOptions, shape: EditorShape
 ) -> Plan:
-    """Play the search against random scores, every second removal being possible, and count."""
+    """Play the search against random scores, every fifth removal being possible, and count."""
     rng = np.random.default_rng(0)
     made: list[Ask] = []
 
@@ -72,15 +72,15 @@ def plan(
 
 
 def _played(rounds: Rounds, made: list[Ask], images: Sequence[str], rng: np.random.Generator) -> Outcome:
-    asks = next(rounds)
-    while True:
-        made.extend(asks)
-        rows = [_imagined(a, images, rng) for a in asks]
-        try:
-            asks = rounds.send(rows)
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-            return outcome
+    """Answer every round with imagined rows, note the asks, and return what the search decided."""
+    try:
+        asks = next(rounds)
+        while True:
+            made.extend(asks)
+            asks = rounds.send([_imagined(a, images, rng) for a in asks])
+    except StopIteration as stop:
+        outcome: Outcome = stop.value
+        return outcome
 
 
 def _imagined(ask: Ask, images: Sequence[str], rng: np.random.Generator) -> Effect:

@@ -323,12 +323,12 @@ class _Search:
         asked = [q for c in self.corpus for d in self.options.directions for q in self._candidates([c], d)]
         worded = [q for q in asked if self._node(q).prompt]
         reported, _ = yield from self._report(worded)
-        missing = {q.concepts + q.directions for q in set(worded) - set(reported)}
+        missing = set(worded) - set(reported)
 
         def whole(q: Question) -> bool:
             """Nothing that the question is the mean of was left out."""
             parts = [q.concept] if self._node(q).prompt else self._leaves(q.concept, q.directions[0])
-            return missing.isdisjoint((part, *q.directions) for part in parts)
+            return missing.isdisjoint(Question.single(part, q.directions[0]) for part in parts)
 
         done = tuple(q for q in asked if whole(q))
         return Outcome(tuple(asked), done, (), tuple(self.notes), self._ineligible(asked))

@@ -28,7 +28,7 @@ from diffexplain.errors import RunError
 from diffexplain.records import SCHEMA_VERSION, Effect, Request, Result
 
 RUN, RESULT, ROWS, IMAGES, LOCK = "run.json", "result.json", "effects.sqlite", "images", "lock"
-VERSIONED = {"diffexplain", "torch", "diffusers", "transformers", "timm", "numpy", "pillow"}
+VERSIONED = ("diffexplain", "torch", "diffusers", "transformers", "timm", "numpy", "pillow")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Record = TypeVar("Record", Request, Result)
 
@@ -273,7 +273,8 @@ def _begin(path: Path, request: Request) -> None:
     asked = _plain(asdict(request))
     if not (path / RUN).exists():
         began = datetime.now(UTC).isoformat(timespec="seconds")
-        versions = {d.name: d.version for d in metadata.distributions() if d.name in VERSIONED}
+        found = {name: list(metadata.distributions(name=name)) for name in VERSIONED}
+        versions = {name: packages[0].version for name, packages in found.items() if packages}
         about = {"schema": SCHEMA_VERSION, "created": began, "versions": versions, "request": asked}
         _write(path / RUN, _json(about))
     elif change := _difference(_plain(asdict(read_request(path))), asked):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -50,7 +49,7 @@ def write_report(
     partial = path.with_name(path.name + ".part")
     try:
         partial.write_text(html, "utf-8", newline="\n")
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as problem:
         raise RunError(f"report {str(path)!r} cannot be written: {problem.strerror}") from problem
     return path
@@ -83,8 +82,8 @@ def page(result: Result, picture: Callable[[str], bytes], *, title: str | None =
         shown=RANKED,
         pairs=PAIRS,
         version=_version(),
-        style=Markup(_asset("report.css")),  # noqa: S704 - our own file, no user text in it
-        script=Markup(script),  # noqa: S704
+        style=Markup(_asset("report.css")),  # our own file, no user text in it
+        script=Markup(script),
         script_hash=_hash(script),
         ratio=album.ratio,
         pictures=album.uris,
@@ -110,7 +109,8 @@ def _clearest(row: Row) -> Effect:
     """The example whose probability moved most with the effect; the first where there is none."""
     up = 1.0 if row.result.effect > 0 else -1.0
     moved = [up * e.probability_change for e in row.result.examples]
-    return row.result.examples[max(range(len(moved)), key=lambda i: (moved[i] if isfinite(moved[i]) else -2.0, -i))]
+    known = [m if isfinite(m) else -2.0 for m in moved]  # (examples,)
+    return row.result.examples[known.index(max(known))]
 
 
 def _apart(candidates: Iterable[Row]) -> list[Row]:
@@ -181,8 +181,7 @@ def _spent(result: Result) -> list[Fact]:
 
 
 def _settings(request: Request) -> list[Fact]:
-    both = chain(_flat(request.search, "search"), _flat(request.settings, "settings"))
-    return [(key, text) for key, text in both]
+    return [*_flat(request.search, "search"), *_flat(request.settings, "settings")]
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[Fact]:
@@ -199,14 +198,18 @@ def _environment(album: Album, request: Request) -> jinja2.Environment:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     named = dict(zip(request.images, request.names, strict=False))
-    environment.filters.update(
-        signed=wording.signed, plain=wording.plain, percent=wording.percent, points=wording.points,
-        chance=wording.chance, count=wording.count, duration=wording.duration, sign=wording.sign, place=_place,
-    )  # fmt: skip
+    filters = (wording.signed, wording.plain, wording.percent, wording.points, wording.chance)
+    filters += (wording.count, wording.duration, wording.sign, _place)
+    environment.filters.update({f.__name__.lstrip("_"): f for f in filters})
     environment.globals.update(
-        interval=wording.interval, badge=wording.badge, flipped=wording.flipped, number=album.number,
-        finite=isfinite, nan=nan, file_name=lambda image: named.get(image, image[:12]),
-    )  # fmt: skip
+        interval=wording.interval,
+        badge=wording.badge,
+        flipped=wording.flipped,
+        number=album.number,
+        finite=isfinite,
+        nan=nan,
+        file_name=lambda image: named.get(image, image[:12]),
+    )
     return environment
 
 

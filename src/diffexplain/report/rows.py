@@ -62,9 +62,7 @@ class Row:
 def rows(result: Result) -> tuple[Row, ...]:
     """All questions, measured ones first by |effect|, then by what the race saw, then by name."""
     truth = result.truth or {}
-    numbered = [
-        (i, c, truth.get(f"{c.direction} {c.concept}", nan)) for i, c in enumerate(result.concepts)
-    ]
+    numbered = [(i, c, truth.get(f"{c.direction} {c.concept}", nan)) for i, c in enumerate(result.concepts)]
     numbered.sort(key=lambda entry: _order(entry[1]))
     return tuple(Row(i, c, t, k + 1 if _has_effect(c) else 0) for k, (i, c, t) in enumerate(numbered))
 

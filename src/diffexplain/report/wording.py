@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """"+2.31", "−0.40", "0.00"; "–" for nan."""
+    """A number with its sign: "+2.31", "−0.40", "0.00"; "–" for nan."""
     if isinf(value):
         return "+∞" if value > 0 else MINUS + "∞"
     if value != value:
@@ -68,7 +68,7 @@ def count(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """"96 s", "12 min 5 s", "2 h 3 min"."""
+    """Time for people: "96 s", "12 min 5 s", "2 h 3 min"."""
     if not isfinite(seconds):
         return NOTHING
     whole = round(seconds)
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def sign(direction: str) -> str:
-    """"+" to add, "−" to remove; a joint direction gives one sign each."""
+    """The sign "+" to add, "−" to remove; a joint direction gives one each."""
     return " ".join(MINUS if part == "remove" else "+" for part in direction.split(" + "))
 
 
