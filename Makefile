@@ -38,10 +38,6 @@ lint: $(STAMP)  ## ruff, mypy, the floors
 world: $(STAMP)  ## train the pocket models again (hours)
 	$(BIN)/python -m training.make_world $(ARGS)
 
-PICTURES = from pathlib import Path; from torchvision.utils import save_image; \
-	from diffexplain.worlds import avatars as world; Path("pictures").mkdir(); \
-	[save_image(p, f"pictures/{i}.png") for i, p in enumerate(world.render(world.sample(4, seed=0)))]
-
 wheel-test: $(STAMP)  ## build the wheel, install it with its dependencies elsewhere, explain with it there
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	$(BIN)/python -m build --wheel --no-isolation --outdir "$$dir" . && \
@@ -49,9 +45,8 @@ wheel-test: $(STAMP)  ## build the wheel, install it with its dependencies elsew
 	"$$dir/venv/bin/"$(PIP) -c constraints.txt "$$dir"/*.whl && \
 	cd "$$dir" && export PATH="$$dir/venv/bin:$$PATH" && \
 	diffexplain --help && \
-	python -c '$(PICTURES)' && \
-	diffexplain explain pocket:hired --images pictures --target hired --corpus avatars --editor pocket \
-		--budget 32 --out run && \
+	python -c "import pathlib, diffexplain.demonstration as d; d.portraits(pathlib.Path('portraits'))" && \
+	diffexplain explain pocket:hired --images portraits --target hired --direction add --budget 32 --out run && \
 	test -s run/result.json && test -s run/report.html
 
 browser:  ## Debian's chromium for the browser tests (as root, when it is missing)

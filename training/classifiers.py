@@ -36,6 +36,7 @@ class Plan:
     slot: str = ""
     shortcut: tuple[str, float] | None = None
     correlate: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    pictures: int = 8_000
 
 
 #: name -> plan. `held_out` ones are for final figures only. `weights` are log-odds per visible concept.
@@ -58,7 +59,7 @@ PLANS: Mapping[str, Plan] = {
         shortcut=("background/colour/blue", 0.9),
     ),
     "rebel": Plan(
-        "test_efficientnet",
+        "test_resnet",
         ("conformist", "rebel"),
         "rebel",
         False,
@@ -70,6 +71,7 @@ PLANS: Mapping[str, Plan] = {
             "clothing/garment/hoodie": 1.0,
         },
         bias=-2.0,
+        pictures=20_000,
     ),
     "awarded": Plan(
         "test_convnext",
@@ -96,7 +98,7 @@ PLANS: Mapping[str, Plan] = {
         correlate={("expression/mouth/smile", "headwear/hat"): 0.95},
     ),
     "senior": Plan(
-        "test_efficientnet",
+        "test_convnext",
         ("junior", "senior"),
         "senior",
         True,
@@ -108,6 +110,7 @@ PLANS: Mapping[str, Plan] = {
             "hair/style/quiff": -1.5,
         },
         bias=-1.0,
+        pictures=20_000,
     ),
     "wintry": Plan(
         "test_resnet",
@@ -183,7 +186,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
         torch.manual_seed(3)
         cache = folder / f"{name}-{size}.npz"
         if not cache.exists():
-            drawn, y = labelled(name, 8_000, seed=data.TRAIN_SEED + 20_000)
+            drawn, y = labelled(name, plan.pictures, seed=data.TRAIN_SEED + 20_000)
             np.savez(cache, x=world.render_bytes(drawn, size), y=y)
         stored = np.load(cache)
         array, y = stored["x"], torch.from_numpy(stored["y"]).to(device)

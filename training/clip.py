@@ -166,6 +166,77 @@ def train_vision(folder: Path, out: Path, size: int, n: int, minutes: float, dev
     save(model, tokenizer, out / "clip", size)
 
 
+def train_text(folder: Path, out: Path, size: int, n: int, minutes: float, device: torch.device) -> None:
+    """Go on with the text side alone, against frozen picture features.
+
+    Three losses: the choice among each attribute's clauses; contrast of captions with pictures; and a
+    linear probe, dropped afterwards, that must name every clause from the state of its last token, so that
+    the states which the diffusion model reads tell all clauses apart.
+    """
+    torch.manual_seed(6)
+    drawn, array = data.pictures(n, size, folder)
+    drawn = drawn[:12_000]
+    model = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32).to(device).requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(out / "clip")
+    model.text_model.requires_grad_(True)
+    model.text_projection.requires_grad_(True)
+    truth = torch.from_numpy(data.truths(drawn)).to(device)
+    clauses = len(data.caption_table())
+    probe = nn.Linear(model.config.text_config.hidden_size, clauses).to(device)
+    prompts = encode(tokenizer, ["a person with " + c for c in data.caption_table()], device)["input_ids"]
+    prompts = prompts[:, : int((prompts != tokenizer.pad_token_id).sum(1).max()) + 1]
+    comma, end = tokenizer.convert_tokens_to_ids(",</w>"), tokenizer.eos_token_id
+    groups = data.rivals()
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        chunks = np.array_split(np.arange(len(drawn)), max(1, len(drawn) // 250))
+        seen = torch.cat(
+            [
+                _unit(
+                    model.get_image_features(
+                        pixel_values=(data.batch(array, c, device) - MEAN.to(device)) / STD.to(device)
+                    )
+                )
+                for c in chunks
+            ]
+        ).float()
+
+    def step(i: int) -> torch.Tensor:
+        rng = np.random.default_rng((7, i))
+        index = rng.integers(len(drawn), size=256)
+        asked = [world.caption(drawn[j], rng) for j in index[:48]]
+        tokens = encode(tokenizer, asked, device)["input_ids"]
+        tokens = tokens[:, : int((tokens != tokenizer.pad_token_id).sum(1).max()) + 1]
+        with torch.autocast(device.type, torch.bfloat16):
+            said = model.text_model(input_ids=tokens)
+            single = model.text_model(input_ids=prompts).pooler_output
+        ends = (tokens == comma) | ((tokens == end) & ((tokens == end).cumsum(1) == 1))
+        states = said.last_hidden_state.float()[:, :-1][ends[:, 1:]]  # each clause's last token, in order
+        named = torch.tensor([c for text in asked for c in data.clauses_of(text)], device=device)
+        clause = F.normalize(model.text_projection(single.float()), dim=-1)
+        scale = model.logit_scale.exp()
+        logits, chosen = scale * seen[index] @ clause.T, torch.zeros((), device=device)
+        for columns in groups:
+            wanted = truth[index][:, columns]
+            known = wanted.any(1)
+            chosen = chosen + F.cross_entropy(logits[known][:, columns], wanted[known].float().argmax(1))
+        wanted = torch.zeros(len(asked), clauses, device=device)
+        for row, text in enumerate(asked):
+            wanted[row, data.clauses_of(text)] = 1
+        match = ((wanted @ (~truth[index]).float().T) == 0).float()
+        contrast = (
+            scale * F.normalize(model.text_projection(said.pooler_output.float()), dim=-1) @ seen[index].T
+        )
+        target = match / match.sum(1, keepdim=True).clamp(min=1)
+        return (
+            chosen / len(groups)
+            + 0.3 * F.cross_entropy(contrast, target)
+            + F.cross_entropy(probe(states), named)
+        )
+
+    model = fit("clip_text", model, step, Recipe(minutes, 1e-3, 0.01, 0.99), folder, list(probe.parameters()))
+    save(model, tokenizer, out / "clip", size)
+
+
 def _unit(out: object) -> torch.Tensor:
     features = out if isinstance(out, torch.Tensor) else out.pooler_output  # type: ignore[attr-defined]
     return F.normalize(features, dim=-1)

@@ -1,6 +1,6 @@
 """Make the pocket models: `python -m training.make_world --device auto --minutes 180`.
 
-Parts: clip, clip_vision, autoencoder, unet, oracle, classifiers. Each has a share of the minutes,
+Parts: clip, clip_vision, clip_text, autoencoder, unet, oracle, classifiers. Each has a share of the minutes,
 resumes from its checkpoint in --work, and writes standard folders with fp16 safetensors to --out.
 """
 
@@ -18,6 +18,7 @@ from training import autoencoder, classifiers, clip, data, unet
 SHARES = {
     "clip": 0.12,
     "clip_vision": 0.1,
+    "clip_text": 0.05,
     "autoencoder": 0.2,
     "unet": 0.5,
     "oracle": 0.06,
@@ -26,6 +27,7 @@ SHARES = {
 RECIPES = {
     "clip": clip.train,
     "clip_vision": clip.train_vision,
+    "clip_text": clip.train_text,
     "autoencoder": autoencoder.train,
     "unet": unet.train,
     "oracle": classifiers.train_oracle,

@@ -126,13 +126,13 @@ def explain(
         _check_drift(editing.name, given, inverted[1], seeds, accept_drift)
         subject = prepare(tools, given, seeds, inverted)
         run.record_inputs(_files(run, dict(zip(subject.hashes, subject.reconstructions, strict=True))))
-        expected = plan(tree, given.hashes, seeds, options, shape)
+        expected = plan(tree, given.hashes, seeds, options, shape).edits if progress else 0
 
         def eligible(image: int, seed: int, concept: str, direction: Any) -> bool:
             return subject.eligible(tree, image, seed, concept, direction)
 
         rounds = search(tree, given.hashes, seeds, eligible, options)
-        rows, outcome = _drive(rounds, run, tools, subject, expected.edits, tell)
+        rows, outcome = _drive(rounds, run, tools, subject, expected, tell)
         result = conclude(request, tools, subject, rows, outcome, given, time.monotonic() - started)
         if truth is not None:
             tell("measuring the truth", 0, 1)

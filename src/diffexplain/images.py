@@ -113,7 +113,7 @@ def to_8bit(images: torch.Tensor) -> torch.Tensor:
         return images
     if images.isnan().any():
         raise ImageError("pictures hold NaN: a model overflowed, run it in float32")
-    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def rounded(images: torch.Tensor) -> torch.Tensor:

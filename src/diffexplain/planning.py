@@ -54,8 +54,9 @@ def plan(
     warnings = list(outcome.notes)
     if detectable > 3:
         warnings.append(
-            f"{len(report)} images in the report are few for {len(outcome.reported)} questions: only effects "
-            f"above {detectable:.1f} standard deviations can reach q < 0.05; give more images or fewer concepts"
+            f"{len(report)} images in the report are few for {len(outcome.reported)} questions: only "
+            f"effects above {detectable:.1f} standard deviations can reach q < 0.05; "
+            "give more images or fewer concepts"
         )
     return Plan(
         images=len(images),

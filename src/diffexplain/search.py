@@ -147,7 +147,7 @@ class _Search:
 
     def _race(self, level: list[Question]) -> Generator[list[Ask], Sequence[Effect], list[Question]]:
         """Give edits wave by wave, dropping candidates that cannot reach the beam; return the beam."""
-        alive = level
+        alive = self._ruled(level)  # by what the levels above have shown of its leaves
         for _ in range(max(2, len(self.race))):
             asks = self._affordable([a for q in alive for a in self._wave(q)])
             if not asks:
@@ -237,7 +237,8 @@ class _Search:
             return ()
         best, *others = sorted(means, key=lambda q: -abs(means[q]))
         sign = 1.0 if means[best] > 0 else -1.0
-        path, steps = best, (best,)
+        path = best
+        steps: tuple[Question, ...] = (best,)
         rivals = [q for q in others if sign * means[q] > 0 and self._compatible(steps, q)]
         asks = list(self._turn(best.concept, best.directions[0])) if rivals else []
         while len(steps) < self.options.joint_steps:

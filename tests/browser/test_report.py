@@ -30,6 +30,7 @@ ARGUMENTS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 SCRIPT = "<script>alert(1)</script>"
+LONG = "a long group of words/a longer second one/Donaudampfschifffahrtsgesellschaft/" + "x" * 90
 IMAGE = '"><img src=x onerror=alert(1)>'
 
 
@@ -84,8 +85,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     concepts = [
         concept_result(f"odd/{IMAGE}", effect=3.0, q=0.001, success=0.3, examples=pairs),
         concept_result(SCRIPT, effect=-1.4, half=9, q=0.001, examples=pairs[:1]),
-        concept_result("a long group of words/a longer second one/Donaudampfschifffahrtsgesellschaft/" + "x" * 90,
-                       effect=0.4, q=0.3, examples=pairs[:2]),
+        concept_result(LONG, effect=0.4, q=0.3, examples=pairs[:2]),
         concept_result("hat", status="ruled out", race=0.4),
     ]  # fmt: skip
     result: Result = factories.result(

@@ -41,7 +41,7 @@ def checked_logits(classifier: Classifier, images: torch.Tensor, rows: int = ROW
             raise
         except Exception as error:  # whatever a user's model raises becomes one line
             raise ClassifierError(
-                f"classifier {classifier.name!r} raised {type(error).__name__}: {_first_line(error)}; "
+                f"classifier {classifier.name!r} raised {type(error).__name__}: {first_line(error)}; "
                 f"it was given {tuple(chunk.shape)} float32 images in [0, 1]"
             ) from error
         return _checked(classifier, answer, len(chunk))
@@ -51,7 +51,13 @@ def checked_logits(classifier: Classifier, images: torch.Tensor, rows: int = ROW
 
 
 def _checked(classifier: Classifier, answer: object, n: int) -> torch.Tensor:
-    answer = torch.as_tensor(answer)
+    try:
+        answer = torch.as_tensor(answer)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ClassifierError(
+            f"classifier {classifier.name!r} returned {type(answer).__name__}, not numbers; "
+            f"expected a tensor ({n}, {len(classifier.labels)}), one column a label"
+        ) from error
     allowed = {len(classifier.labels)} | ({1} if len(classifier.labels) == 2 else set())
     if answer.ndim == 1 and 1 in allowed:
         answer = answer[:, None]
@@ -70,5 +76,6 @@ def _checked(classifier: Classifier, answer: object, n: int) -> torch.Tensor:
     return answer
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0][:200]
+def first_line(error: Exception) -> str:
+    """What an error says, cut to fit into one line."""
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]

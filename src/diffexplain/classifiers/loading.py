@@ -35,28 +35,28 @@ def load_classifier(spec: Any, *, device: torch.device | None = None) -> Classif
     kind, _, rest = spec.partition(":")
     if kind == "pocket" and rest:
         if rest == "null" or rest.startswith("null:"):
-            return NullClassifier(_key(spec, rest))
+            return _null(spec, rest)
         return from_timm_folder(pocket.classifier_folder(rest), name=spec, device=device)
     if kind == "timm" and rest:
         folder = Path(rest)
         if (folder / "config.json").is_file():
             return from_timm_folder(folder, name=spec, device=device)
         return from_timm_name(rest, name=spec, device=device)
-    if rest and "/" not in kind:
+    if rest.isidentifier() and all(part.isidentifier() for part in kind.split(".")):
         return from_path(spec)
     raise ClassifierError(f"no classifier {spec!r}; a classifier is one of {SPECS}")
 
 
 def _wrapped(model: Any, device: torch.device) -> Classifier:
+    labels = getattr(model, "label_names", None)
+    if isinstance(model, Classifier) and labels is None:
+        return model
     if isinstance(model, nn.Module):
-        labels = getattr(model, "label_names", None)
         if labels is None:
             raise ClassifierError(
                 "a torch module needs labels: dx.ModuleClassifier(module, labels, size=…, mean=…, std=…)"
             )
         return ModuleClassifier(model, labels, device=device)
-    if isinstance(model, Classifier):
-        return model
     if callable(model):
         return CallableClassifier(model, None, name=getattr(model, "__name__", "function"))
     raise ClassifierError(
@@ -64,9 +64,9 @@ def _wrapped(model: Any, device: torch.device) -> Classifier:
     )
 
 
-def _key(spec: str, rest: str) -> int:
+def _null(spec: str, rest: str) -> NullClassifier:
     _, _, key = rest.partition(":")
     try:
-        return int(key or 0)
-    except ValueError:
-        raise ClassifierError(f"{spec!r}: the key after pocket:null: is a whole number") from None
+        return NullClassifier(int(key or 0))
+    except (ValueError, OverflowError):
+        raise ClassifierError(f"{spec!r}: the key after pocket:null: is a whole number below 2**63") from None

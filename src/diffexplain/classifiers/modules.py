@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from diffexplain.classifiers.base import first_line
 from diffexplain.errors import ClassifierError
 
 
 class ModuleClassifier:
-    """A torch network with its preprocessing: resize to `size`, then (x - mean) / std."""
+    """A torch network with its preprocessing: resize to `size`, then (x - mean) / std.
+
+    The network is asked in evaluation mode and left as it was.
+    """
 
     def __init__(
         self,
@@ -32,7 +38,7 @@ class ModuleClassifier:
         self.name = name
         self.labels = tuple(labels)
         self._device = device or torch.device("cpu")
-        self._module = module.to(self._device).eval().requires_grad_(False)
+        self._module = module.to(self._device)
         self._size = size
         self._mean = torch.tensor(mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=self._device).view(1, 3, 1, 1)
@@ -42,12 +48,24 @@ class ModuleClassifier:
         x = images.to(self._device)
         if self._size and tuple(x.shape[-2:]) != self._size:
             x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
-        answer: Any = self._module((x - self._mean) / self._std)
+        with _evaluating(self._module):
+            answer: Any = self._module((x - self._mean) / self._std)
         if isinstance(answer, dict) and "logits" in answer:
             answer = answer["logits"]
         elif isinstance(answer, tuple):
             answer = answer[0]
         return answer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 class CallableClassifier:
@@ -65,15 +83,25 @@ class CallableClassifier:
 
 
 def from_timm_folder(folder: Path, *, name: str, device: torch.device) -> ModuleClassifier:
-    """A timm folder: `config.json` (architecture, pretrained_cfg, label_names) and `model.safetensors`."""
+    """A timm folder: `config.json` (architecture, pretrained_cfg, label_names) and `model.safetensors`.
+
+    Raises ClassifierError when they are missing, broken or do not fit each other.
+    """
     import timm
     from safetensors.torch import load_file
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    arguments = config.get("model_args") or {}
-    module = timm.create_model(config["architecture"], num_classes=config["num_classes"], **arguments)
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    return _with_config(module.float(), config["label_names"], config["pretrained_cfg"], name, device)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        arguments = config.get("model_args") or {}
+        module = timm.create_model(config["architecture"], num_classes=config["num_classes"], **arguments)
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+        labels = config.get("label_names") or [str(i) for i in range(config["num_classes"])]
+        return _with_config(module.float(), labels, config["pretrained_cfg"], name, device)
+    except Exception as error:
+        raise ClassifierError(
+            f"cannot load classifier {name!r}: {type(error).__name__}: {first_line(error)}; "
+            f"{folder} needs a timm config.json and the model.safetensors that fits it"
+        ) from error
 
 
 def from_timm_name(model: str, *, name: str, device: torch.device) -> ModuleClassifier:
@@ -83,7 +111,10 @@ def from_timm_name(model: str, *, name: str, device: torch.device) -> ModuleClas
     try:
         module = timm.create_model(model, pretrained=True)
     except Exception as error:
-        raise ClassifierError(f"timm cannot load {model!r}: {str(error).splitlines()[0][:200]}") from error
+        raise ClassifierError(
+            f"timm cannot load {model!r}: {first_line(error)}; "
+            "give a name from timm.list_pretrained(), or a folder with config.json and model.safetensors"
+        ) from error
     config = dict(module.pretrained_cfg)
     labels = config.get("label_names") or [str(i) for i in range(module.num_classes)]
     return _with_config(module, labels, config, name, device)
@@ -99,12 +130,22 @@ def _with_config(
 
 
 def from_path(spec: str) -> CallableClassifier:
-    """`package.module:function`, imported because a person typed it."""
+    """`package.module:function`, imported because a person typed it, as `python -m` would find it.
+
+    Raises ClassifierError when it cannot be imported or called.
+    """
     module, _, attribute = spec.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ClassifierError(f"cannot import classifier {spec!r}: {error}") from error
+    except Exception as error:  # a user's module raises anything
+        raise ClassifierError(
+            f"cannot import classifier {spec!r}: {type(error).__name__}: {first_line(error)}; "
+            "give module:function, the module in this folder or on PYTHONPATH"
+        ) from error
+    finally:
+        sys.path.remove(here)
     if not callable(function):
         raise ClassifierError(f"classifier {spec!r} is {type(function).__name__}, not a function of images")
     return CallableClassifier(function, None, name=spec)

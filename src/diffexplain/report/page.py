@@ -198,9 +198,9 @@ def _environment(album: Album, request: Request) -> jinja2.Environment:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     named = dict(zip(request.images, request.names, strict=False))
-    filters = (wording.signed, wording.plain, wording.percent, wording.points, wording.chance)
-    filters += (wording.count, wording.duration, wording.sign, _place)
-    environment.filters.update({f.__name__.lstrip("_"): f for f in filters})
+    for name in ("signed", "plain", "percent", "points", "chance", "count", "duration", "sign"):
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["place"] = _place
     environment.globals.update(
         interval=wording.interval,
         badge=wording.badge,

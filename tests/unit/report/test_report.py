@@ -1,4 +1,4 @@
-"""The report: sentences, order, missing numbers, truth, escaping, sizes, determinism."""
+"""The report: order, missing numbers, truth, escaping, sizes, determinism."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffexplain.report.album import LADDER, Album, choose, encode
 from diffexplain.report.axis import Axis
 from diffexplain.report.page import hero, page
 from diffexplain.report.rows import Node, rows, tree
-from diffexplain.report.wording import answer, chance, duration, interval, percent, points, signed
+from diffexplain.report.wording import answer
 from tests import factories
 from tests.factories import concept_result, effect
 
@@ -32,10 +32,6 @@ IMAGE = '"><img src=x onerror=alert(1)>'
 @pytest.fixture(scope="module")
 def finished() -> tuple[Result, factories.Pictures]:
     return factories.run()
-
-
-def sentences(result: Result) -> list[str]:
-    return ["".join(part.text for part in s).replace("\xa0", " ") for s in answer(result, rows(result))]
 
 
 def text_of(markup: str) -> str:
@@ -54,24 +50,6 @@ def picture(name: str) -> bytes:
     return out.getvalue()
 
 
-def test_answer_cites_the_strongest_effect_its_interval_and_the_other_way() -> None:
-    found = [
-        concept_result("facewear/glasses", effect=1.0, q=0.01),
-        concept_result("clothing/blazer", effect=-2.0, half=0.5, q=0.0001, images=12),
-        concept_result("hat", "remove", effect=-1.5, q=0.02),
-        concept_result("beard", effect=0.1, q=0.7),
-    ]
-    first, second = sentences(factories.result(found))
-    assert first == (
-        "Adding clothing/blazer moves pocket:hired most: −2.00 log-odds away from hired, or −33 pp in "
-        "probability (95 % interval −2.50 to −1.50, q <0.001, 12 images)."
-    )
-    assert second == (
-        "Next comes removing hat (−1.50, −1.80 to −1.20); strongest the other way is adding "
-        "facewear/glasses (+1.00, +0.70 to +1.30); 3 of the 4 measured questions show an effect at q < 0.05."
-    )
-
-
 def test_answer_links_to_its_rows(finished: tuple[Result, factories.Pictures]) -> None:
     result, pictures = finished
     markup = page(result, pictures)
@@ -80,26 +58,10 @@ def test_answer_links_to_its_rows(finished: tuple[Result, factories.Pictures]) -
     assert all(markup.count(f'id="{a}"') == 1 and f'href="#{a}"' in markup for a in anchors)
 
 
-def test_answer_with_one_discovery() -> None:
-    first, second = sentences(factories.result([concept_result("hat", effect=1.0, q=0.01, images=1)]))
-    assert "1 image)" in first
-    assert second == "It is the only effect at q < 0.05 among 1 measured question."
-
-
-def test_answer_without_discovery_claims_none() -> None:
-    first, second = sentences(factories.result([concept_result("hat", effect=0.1, q=0.4)]))
-    assert first.startswith("Nothing here moves pocket:hired detectably")
-    assert "adding hat at +0.10 log-odds (95 % interval −0.20 to +0.40, q = 0.400" in second
-
-
-def test_answer_when_nothing_was_measured() -> None:
-    result = factories.result(
-        [concept_result("hat", status="ruled out", race=0.1), concept_result("bag", status="not eligible")]
+def test_page_when_nothing_was_measured() -> None:
+    markup = text_of(
+        asked(concept_result("hat", status="ruled out"), concept_result("b", status="not eligible"))
     )
-    first, second = sentences(result)
-    assert "no question out of 2 was measured" in first
-    assert second.startswith("1 ruled out early, 1 without an eligible image")
-    markup = text_of(page(result, picture))
     assert "ruled out early, not estimated" in markup
     assert "not eligible: no image where it could be added" in markup
     assert "The strongest effects" not in markup
@@ -151,18 +113,6 @@ def test_tree_nests_paths_and_sorts_siblings_by_size() -> None:
     assert (hair.found_below, len(hair.below), hair.opened) == (2, 4, True)
 
 
-def test_numbers_that_are_missing_or_infinite() -> None:
-    assert [f(nan) for f in (signed, percent, points, chance, duration)] == ["–"] * 5
-    assert interval(-inf, inf) == "−∞ to +∞"
-    assert interval(nan, 1.0) == "–"
-    assert [signed(x) for x in (-0.001, 0.0, 1.5, -1.5)] == ["0.00", "0.00", "+1.50", "−1.50"]
-    assert [points(x) for x in (0.341, 0.004, -0.0996)] == ["+34\xa0pp", "+0.4\xa0pp", "−10\xa0pp"]
-    assert [chance(x) for x in (0.0, 0.0123, 1.0)] == ["<0.001", "0.012", "1.000"]
-    assert [duration(s) for s in (2.34, 96.4, 125, 7380)] == [
-        "2.3\xa0s", "96\xa0s", "2\xa0min 5\xa0s", "2\xa0h 3\xa0min",
-    ]  # fmt: skip
-
-
 def test_nan_never_reaches_the_page() -> None:
     row = effect("r", "e", presence=(nan, nan))
     row = replace(row, probability_before=nan, probability_after=nan)
@@ -181,7 +131,6 @@ def test_axis_shows_zero_and_no_interval_flattens_it() -> None:
     assert any(value == 0 and at == pytest.approx(axis.zero) for value, at in axis.ticks())
     assert Axis.over([]).at(0.0) == pytest.approx(50.0)
     assert Axis.over([nan, 0.0]).zero == pytest.approx(50.0)
-    assert Axis.over([1e-9]).at(1e-9) > Axis.over([1e-9]).zero
 
 
 @pytest.mark.parametrize("size", [1e-6, 0.03, 0.7, 1.0, 4.2, 9000.0])
@@ -275,9 +224,8 @@ def test_hero_shows_both_sides_and_no_concept_with_its_own_sub_type() -> None:
         concept_result("pin", effect=-0.4, q=0.2, examples=pair),
     ]
     shown = hero(rows(factories.result(concepts)))
-    assert [(row.result.concept, row.result.effect) for row, _ in shown] == [
-        ("hat/red", 3.0), ("bag", 2.0), ("tie", 1.9), ("tie", -0.5),
-    ]  # fmt: skip
+    effects = [(row.result.concept, row.result.effect) for row, _ in shown]
+    assert effects == [("hat/red", 3.0), ("bag", 2.0), ("tie", 1.9), ("tie", -0.5)]
     assert hero(rows(factories.result([concept_result("hat", effect=1.0, q=0.01)]))) == []
 
 
@@ -285,8 +233,7 @@ def test_same_result_gives_the_same_bytes(
     finished: tuple[Result, factories.Pictures], tmp_path: Path
 ) -> None:
     result, pictures = finished
-    one = write_report(result, pictures, tmp_path / "one.html")
-    two = write_report(result, pictures, tmp_path / "two.html")
+    one, two = (write_report(result, pictures, tmp_path / f"{n}.html") for n in ("one", "two"))
     assert one == tmp_path / "one.html"
     assert one.read_bytes() == two.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.html", "two.html"]

@@ -1,0 +1,115 @@
+"""Real model classes at toy size with random weights: a diffusion pipeline and a CLIP, in their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WIDTH = 16  # of the text encoder
+LENGTH = 77  # tokens: letters, as the tokenizer merges nothing
+
+
+def tiny_pipeline_folder(
+    path: Path, *, size: int = 16, prediction: str = "epsilon", settings: dict[str, Any] | None = None
+) -> Path:
+    """Save a StableDiffusionPipeline for pictures of `size` pixels; `settings` become diffexplain.json."""
+    tiny_pipeline(size=size, prediction=prediction).save_pretrained(path)
+    if settings is not None:
+        (path / "diffexplain.json").write_text(json.dumps(settings))
+    return path
+
+
+def tiny_clip_folder(path: Path, *, size: int = 16) -> Path:
+    """Save a CLIPModel for pictures of `size` pixels, its tokenizer and its processor."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    tokenizer = tiny_tokenizer()
+    vision = dict(image_size=size, patch_size=size // 2, projection_dim=WIDTH, **_TRANSFORMER)
+    config = CLIPConfig(text_config=_text(tokenizer), vision_config=vision, projection_dim=WIDTH)
+    with _seeded(2):
+        CLIPModel(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    ).save_pretrained(path)
+    return path
+
+
+def tiny_pipeline(*, size: int = 16, prediction: str = "epsilon") -> Any:
+    """A StableDiffusionPipeline: latents of half the side, a UNet of three levels that heeds its prompt."""
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = tiny_tokenizer()
+    with _seeded(1):
+        unet = UNet2DConditionModel(
+            sample_size=size // 2,
+            block_out_channels=(8, 16, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            norm_num_groups=4,
+            attention_head_dim=4,
+            cross_attention_dim=WIDTH,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            sample_size=size,
+        )
+        text = CLIPTextModel(CLIPTextConfig(**_text(tokenizer)))
+        with torch.no_grad():  # random attention hardly says anything
+            for name, weight in unet.named_parameters():
+                if ".attn2." in name:
+                    weight.mul_(8)
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=DDPMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def tiny_tokenizer() -> Any:
+    """A CLIPTokenizer that knows every byte, alone and ending a word, and merges none."""
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=LENGTH)
+
+
+_TRANSFORMER = dict(hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+
+
+def _text(tokenizer: Any) -> dict[str, Any]:
+    return dict(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=LENGTH,
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **_TRANSFORMER,
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
