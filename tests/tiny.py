@@ -75,7 +75,12 @@ def tiny_pipeline(*, size: int = 16, prediction: str = "epsilon") -> Any:
         tokenizer=tokenizer,
         unet=unet.eval(),
         scheduler=DDPMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type=prediction,
+            clip_sample=False,
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,

@@ -29,8 +29,9 @@ PARTS = {
     "editor": (
         "Pocket editor",
         "A diffusers `StableDiffusionPipeline` folder: AutoencoderKL of factor 4 "
-        "(`training/autoencoder.py`), UNet of 5.9 M parameters with v-prediction, min-SNR weights and EMA "
-        "(`training/unet.py`), the pocket CLIP's text side. `diffexplain.json` holds the settings chosen by `training/calibrate.py`.",
+        "(`training/autoencoder.py`), UNet of 5.9 M parameters with v-prediction and EMA "
+        "(`training/unet.py`), the pocket CLIP's text side. `diffexplain.json` holds the settings "
+        "chosen by `training/calibrate.py`.",
         (
             "resolution", "vae_psnr_db", "full_caption_accuracy", "single_clause_accuracy",
             "reconstruction_unchanged", "edit_success", "edit_leaf_share", "edit_others_unchanged",

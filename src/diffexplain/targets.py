@@ -31,7 +31,7 @@ class Target:
         """Log-odds (N,) from logits (N, K)."""
         k = self.classifier.labels.index(self.label)
         if logits.shape[1] == 1:
-            return -logits[:, 0] if k == 0 < len(self.classifier.labels) - 1 else logits[:, 0]
+            return logits[:, 0] if k == len(self.classifier.labels) - 1 else -logits[:, 0]
         if self.versus is not None:
             return logits[:, k] - logits[:, self.classifier.labels.index(self.versus)]
         others = torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1)

@@ -1,11 +1,9 @@
 """Bad input gets a one-line error, exit code 2, and loses nothing; a run that was stopped goes on."""
 
-import errno
 import importlib
 import json
 import math
 import os
-import resource
 import signal
 import sqlite3
 import struct
@@ -15,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,8 +102,8 @@ class Home:
             "images": self.folder / "pictures", "target": "bright", "corpus": self.folder / "tree.yaml",
             "editor": self.editor, "judge": f"clip:{self.judge}", "device": "cpu", "search": "exhaustive",
         }  # fmt: skip
-        words = [[f"--{name}", str(value)] for name, value in (given | options).items() if value is not None]
-        return ["explain", classifier, *sum(words, []), *flags]
+        pairs = ((f"--{name}", str(value)) for name, value in (given | options).items() if value is not None)
+        return ["explain", classifier, *chain.from_iterable(pairs), *flags]
 
     def explain(self, *words: str, **options: object) -> Result:
         """Run the command in this process."""
@@ -123,10 +122,8 @@ class Home:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("home")
     editor, judge = folder / "editor", folder / "clip"
-    tiny_pipeline_folder(editor)
+    tiny_pipeline_folder(editor, settings={"options": {"steps": 4, "skip": 0.0, "rows": 8}})
     tiny_clip_folder(judge)
-    options = {"steps": 4, "skip": 0.0, "rows": 8}
-    (editor / "diffexplain.json").write_text(json.dumps({"options": options}))
     (folder / "scorers.py").write_text(SCORERS)
     (folder / "tree.yaml").write_text(TREE)
     (folder / "pictures").mkdir()
@@ -192,7 +189,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-# -- what is asked for does not exist ---------------------------------------------------------------
+# -- what is asked for does not exist -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,7 +264,7 @@ def test_plain_mistake_in_a_process_of_its_own(home: Home, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-# -- the corpus ---------------------------------------------------------------------------------------
+# -- the corpus -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -275,7 +272,7 @@ def test_plain_mistake_in_a_process_of_its_own(home: Home, tmp_path: Path) -> No
     [
         (HEAD + "concepts: [{name: a, children: [{name: b}, {name: b}]}]", ["'a/b'", "2 times"]),
         (HEAD + "concepts: [&loop {name: a, children: [*loop]}]", ["'a'", "contains itself"]),
-        (HEAD + "concepts: [{name: a, hidden_by: [a/b], children: [{name: b}]}]", ["'a'", "hidden_by", "'a/b'"]),
+        (HEAD + "concepts: [{name: a, hidden_by: [a/b], children: [{name: b}]}]", ["hidden_by", "'a/b'"]),
         (HEAD + "concepts: [{name: a, colour: red}]", ["'a'", "'colour'", "phrase"]),
         (HEAD + "mood: calm\nconcepts: [{name: a}]", ["'mood'", "neutral"]),
         (HEAD + "name: again\nconcepts: [{name: a}]", ["'name'", "twice"]),
@@ -413,10 +410,9 @@ def test_classifier_fails_later_and_keeps_the_rows(
     home: Home, tmp_path: Path, fault: str, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function, words = FAULTS[fault]
-    calls = importlib.import_module("itertools").count()
     out = tmp_path / "run"
     with monkeypatch.context() as broken:
-        broken.setattr(home.scorers, "calls", calls)
+        broken.setattr(home.scorers, "calls", count())
         broken.setattr(home.scorers, "healthy", 5)  # reconstructions, originals, three batches
         broken.setattr(home.scorers, "fault", function)
         mistaken(home.explain("scorers:flaky", "--accept-drift", out=out), "scorers:flaky", *words)
@@ -428,7 +424,7 @@ def test_classifier_fails_later_and_keeps_the_rows(
     assert rows(out) == rows(finished)
 
 
-# -- the run folder ---------------------------------------------------------------------------------------
+# -- the run folder -------------------------------------------------------------------------------------
 
 
 def test_out_is_a_file(home: Home, tmp_path: Path) -> None:
@@ -494,7 +490,7 @@ def test_full_disk(home: Home, tmp_path: Path, finished: Path, disk: Path | None
     out = (disk or tmp_path) / "run" if kind == "disk" else tmp_path / "run"
     filler = disk / "filler" if kind == "disk" and disk else "limit"
     options = {"out": out}
-    full = {"FULL_FROM": 5, "FILLER": filler}  # reconstructions, originals, three batches; the fourth is scored
+    full = {"FULL_FROM": 5, "FILLER": filler}  # calls: reconstructions, originals, then batches
     process = home.start("scorers:filling", "--accept-drift", environment=full, **options)
     _, stderr = process.communicate()
     refused(process.returncode, stderr, "disk full", str(out), "free space", "--resume")
@@ -506,7 +502,7 @@ def test_full_disk(home: Home, tmp_path: Path, finished: Path, disk: Path | None
     assert rows(out) == rows(finished)
 
 
-# -- stopped ------------------------------------------------------------------------------------------------
+# -- stopped --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

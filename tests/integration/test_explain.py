@@ -76,7 +76,9 @@ class Home:
             "judge": f"clip:{self.judge}", "accept_drift": True, "device": "cpu", **changes,
         }  # fmt: skip
 
-    def explain(self, classifier: Any = "scorers:bright", images: Any = None, **changes: Any) -> dx.Explanation:
+    def explain(
+        self, classifier: Any = "scorers:bright", images: Any = None, **changes: Any
+    ) -> dx.Explanation:
         given = str(self.folder / "pictures") if images is None else images
         return dx.explain(classifier, given, **self.options(**changes))
 
@@ -92,10 +94,8 @@ class Home:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("home")
     editor, judge = folder / "editor", folder / "clip"
-    tiny_pipeline_folder(editor)
+    tiny_pipeline_folder(editor, settings={"options": {"steps": 4, "skip": 0.0, "rows": 16}})
     tiny_clip_folder(judge)
-    options = {"steps": 4, "skip": 0.0, "rows": 16}
-    (editor / "diffexplain.json").write_text(json.dumps({"options": options}))
     (folder / "scorers.py").write_text(SCORERS)
     (folder / "tree.yaml").write_text(TREE)
     (folder / "pictures").mkdir()
@@ -142,7 +142,7 @@ def test_every_public_name_resolves() -> None:
         dx.nosuch  # noqa: B018
 
 
-# -- what is returned and kept ----------------------------------------------------------------------------
+# -- what is returned and kept --------------------------------------------------------------------------
 
 
 def test_result_json_says_what_was_asked_for(home: Home, kept: dx.Explanation) -> None:
@@ -186,10 +186,8 @@ def test_measured_concepts_hold_together(kept: dx.Explanation) -> None:
 def test_effects_are_those_of_the_rows(kept: dx.Explanation) -> None:
     stored = rows(run_folder(kept))
     for c in (c for c in kept.concepts if c.status == "measured" and "/" in c.concept):
-        mine = [
-            r for r in stored
-            if (r["concept"], r["direction"], r["stage"]) == (c.concept, c.direction, "report") and r["eligible"]
-        ]  # fmt: skip
+        question = (c.concept, c.direction, "report", 1)
+        mine = [r for r in stored if (r["concept"], r["direction"], r["stage"], r["eligible"]) == question]
         changes = [r["score_after"] - r["score_before"] for r in mine]
         estimate = mean_effect(changes, [r["image"] for r in mine])
         assert (c.effect, c.low, c.high, c.p) == (estimate.mean, estimate.low, estimate.high, estimate.p)
@@ -231,7 +229,7 @@ def test_pictures_decode_and_score_as_stored(kept: dx.Explanation) -> None:
 def test_report_is_one_self_contained_page(home: Home, kept: dx.Explanation) -> None:
     assert kept.report is not None
     page = kept.report.read_text("utf-8")
-    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert page.lower().startswith("<!doctype html>")
     assert "scorers:bright" in page
     assert kept.concepts[0].concept.rpartition("/")[2] in page
     assert "data:image/" in page
@@ -249,7 +247,7 @@ def test_in_memory_it_is_the_same_answer(home: Home, kept: dx.Explanation) -> No
     assert not list(home.folder.glob("runs"))
 
 
-# -- it repeats ---------------------------------------------------------------------------------------------
+# -- it repeats -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["race", "exhaustive"])
@@ -291,7 +289,7 @@ def test_budget_bounds_the_edits(home: Home) -> None:
     assert any("budget of 20 edits" in note for note in found.result.notes)
 
 
-# -- any classifier -------------------------------------------------------------------------------------------
+# -- any classifier -------------------------------------------------------------------------------------
 
 
 def test_functions_modules_and_arrays(home: Home) -> None:
@@ -342,7 +340,7 @@ def test_progress_and_truth(home: Home) -> None:
     assert found.result.truth[f"{found.concepts[0].direction} {found.concepts[0].concept}"] == 1.5
 
 
-# -- the command line -----------------------------------------------------------------------------------------
+# -- the command line -----------------------------------------------------------------------------------
 
 
 def test_json_prints_the_result_and_nothing_else(home: Home, kept: dx.Explanation) -> None:
@@ -376,11 +374,9 @@ def test_dry_run_loads_no_model(home: Home, tmp_path: Path) -> None:
     done = home.command("--dry-run", **asked)
     assert done.exit_code == 0, done.output
     assert not out.exists()
-    shown = {line.split("  ")[0].strip() for line in done.stdout.splitlines() if line.startswith(" ")}
     printed = " ".join(done.stdout.split())
     for what in ("images 16, of which 8 for the report", "UNet evaluations", "seconds", "disk", "detectable"):
         assert what in printed
-    assert shown
 
     exact = home.command("--dry-run", "--json", "--search", "exhaustive", **asked)
     plan = json.loads(exact.stdout)
@@ -391,8 +387,10 @@ def test_dry_run_loads_no_model(home: Home, tmp_path: Path) -> None:
 
 
 def test_dry_run_says_when_images_are_too_few(home: Home) -> None:
-    few = dx.foresee(home.pictures[:2], corpus=home.folder / "tree.yaml", editor=home.editor)
-    assert any("few" in warning for warning in few.warnings)
-    enough = dx.foresee(home.pictures, corpus=home.folder / "tree.yaml", editor=home.editor, directions=("add",))
+    common = {"corpus": home.folder / "tree.yaml", "editor": home.editor}
+    few = dx.foresee(home.pictures[:2], **common)
+    assert any("2 images in the report are few" in warning for warning in few.warnings)
+    enough = dx.foresee(home.pictures, directions=("add",), **common)
+    assert not enough.warnings
     assert enough.detectable < few.detectable
     assert asdict(enough)["images"] == 16

@@ -118,7 +118,7 @@ def test_shifting_and_scaling_the_values_shifts_and_scales_the_interval(sample, 
 @light
 @given(samples(), st.randoms(use_true_random=False))
 def test_neither_the_order_of_rows_nor_the_names_of_images_matter(sample, random):
-    values, images = sample
+    values, images = sample[0] / 10, sample[1]  # sums of these round
     order = list(range(len(values)))
     random.shuffle(order)
     names = list(range(100))

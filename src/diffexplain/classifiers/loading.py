@@ -48,10 +48,10 @@ def load_classifier(spec: Any, *, device: torch.device | None = None) -> Classif
 
 
 def _wrapped(model: Any, device: torch.device) -> Classifier:
-    labels = getattr(model, "label_names", None)
-    if isinstance(model, Classifier) and labels is None:
+    if isinstance(model, Classifier):
         return model
     if isinstance(model, nn.Module):
+        labels = getattr(model, "label_names", None)
         if labels is None:
             raise ClassifierError(
                 "a torch module needs labels: dx.ModuleClassifier(module, labels, size=…, mean=…, std=…)"

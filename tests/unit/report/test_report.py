@@ -34,6 +34,11 @@ def finished() -> tuple[Result, factories.Pictures]:
     return factories.run()
 
 
+@pytest.fixture(scope="module")
+def markup(finished: tuple[Result, factories.Pictures]) -> str:
+    return page(*finished)
+
+
 def text_of(markup: str) -> str:
     """What a reader sees, roughly."""
     body = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", markup)
@@ -50,9 +55,8 @@ def picture(name: str) -> bytes:
     return out.getvalue()
 
 
-def test_answer_links_to_its_rows(finished: tuple[Result, factories.Pictures]) -> None:
-    result, pictures = finished
-    markup = page(result, pictures)
+def test_answer_links_to_its_rows(finished: tuple[Result, factories.Pictures], markup: str) -> None:
+    result = finished[0]
     anchors = [part.anchor for s in answer(result, rows(result)) for part in s if part.anchor]
     assert len(anchors) == 3
     assert all(markup.count(f'id="{a}"') == 1 and f'href="#{a}"' in markup for a in anchors)
@@ -174,9 +178,7 @@ def test_user_text_stays_text() -> None:
     assert IMAGE in text_of(markup)
 
 
-def test_each_picture_is_embedded_once(finished: tuple[Result, factories.Pictures]) -> None:
-    result, pictures = finished
-    markup = page(result, pictures)
+def test_each_picture_is_embedded_once(markup: str) -> None:
     embedded = re.search(r'(?s)id="pictures">(.*?)</script>', markup)
     assert embedded
     uris = json.loads(embedded[1])
@@ -186,8 +188,7 @@ def test_each_picture_is_embedded_once(finished: tuple[Result, factories.Picture
     assert len(markup) < 5_000_000
 
 
-def test_page_asks_for_nothing_from_outside(finished: tuple[Result, factories.Pictures]) -> None:
-    markup = page(*finished)
+def test_page_asks_for_nothing_from_outside(markup: str) -> None:
     assert "default-src 'none'; img-src data:" in markup
     assert not re.search(r'(src|href)="(?!#|data:)', markup)
     assert "url(" not in markup
@@ -230,13 +231,12 @@ def test_hero_shows_both_sides_and_no_concept_with_its_own_sub_type() -> None:
 
 
 def test_same_result_gives_the_same_bytes(
-    finished: tuple[Result, factories.Pictures], tmp_path: Path
+    finished: tuple[Result, factories.Pictures], markup: str, tmp_path: Path
 ) -> None:
-    result, pictures = finished
-    one, two = (write_report(result, pictures, tmp_path / f"{n}.html") for n in ("one", "two"))
-    assert one == tmp_path / "one.html"
-    assert one.read_bytes() == two.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.html", "two.html"]
+    path = write_report(*finished, tmp_path / "report.html")
+    assert path == tmp_path / "report.html"
+    assert path.read_bytes() == markup.encode()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_title_replaces_only_the_title(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""What the docs say exists: their corpora load, their options are offered, their links and code hold."""
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import diffexplain as dx
+from diffexplain.cli import app
+from diffexplain.corpus import parse_corpus
+from diffexplain.records import ConceptResult, Cost, Drift, Effect, JointPath, Result
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = ("start", "method", "corpus", "classifiers", "run-folder", "avatars")
+NAMES = [path.name for path in DOCS]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link can point at in a page, as GitHub names headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def table(page: str, heading: str) -> set[str]:
+    """The names in code in the first column of the first table after a heading."""
+    text = (ROOT / "docs" / page).read_text("utf-8").split(f"{heading}\n", 1)[1]
+    rows = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert rows, heading
+    return {name for row in rows[0].splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+
+
+def test_the_pages_are_there() -> None:
+    assert {f"{page}.md" for page in PAGES} <= set(NAMES)
+
+
+def test_corpus_examples_load() -> None:
+    examples = blocks(ROOT / "docs/corpus.md", "yaml")
+    assert examples
+    for text in examples:
+        corpus = parse_corpus(text, "docs/corpus.md")
+        assert len(corpus.leaves()) > 1
+        assert corpus.restrict(["coat", "muzzle"]).roots == ("coat", "muzzle")
+
+
+@pytest.mark.parametrize("page", DOCS, ids=NAMES)
+def test_every_option_is_offered(page: Path) -> None:
+    shown = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
+    offered = set(re.findall(r"--[a-z][a-z-]*", shown.stdout))
+    assert {"--images", "--dry-run", "--json"} <= offered
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text("utf-8")))
+    assert named <= offered, named - offered
+    if page.name == "start.md":
+        assert offered <= named | {"--help"}, offered - named
+
+
+@pytest.mark.parametrize("page", DOCS, ids=NAMES)
+def test_relative_links_resolve(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if not re.match(r"[a-z]+:", link):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", DOCS, ids=NAMES)
+def test_python_examples_use_what_exists(page: Path) -> None:
+    for text in blocks(page, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "dx":
+                assert node.attr in dx.__all__
+            if isinstance(node, ast.ImportFrom):
+                module = import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ("heading", "record"),
+    [
+        ("## `result.json`", Result),
+        ("An entry of `concepts`:", ConceptResult),
+        ("## A row of `effects`", Effect),
+    ],
+)
+def test_every_key_is_described(heading: str, record: type) -> None:
+    assert table("run-folder.md", heading) == set(record.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("record", [JointPath, Drift, Cost])
+def test_every_part_of_the_result_is_described(record: type) -> None:
+    text = (ROOT / "docs/run-folder.md").read_text("utf-8")
+    assert [name for name in record.__dataclass_fields__ if f"`{name}`" not in text] == []
