@@ -186,7 +186,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
         torch.manual_seed(3)
         cache = folder / f"{name}-{size}.npz"
         if not cache.exists():
-            drawn, y = labelled(name, plan.pictures, seed=data.TRAIN_SEED + 20_000)
+            drawn, y = labelled(name, min(plan.pictures, n), seed=data.TRAIN_SEED + 20_000)
             np.savez(cache, x=world.render_bytes(drawn, size), y=y)
         stored = np.load(cache)
         array, y = stored["x"], torch.from_numpy(stored["y"]).to(device)

@@ -139,7 +139,7 @@ def load_corpus(name_or_path: str | Path | Corpus) -> Corpus:
     source, bundled = str(name_or_path), available()
     file = _BUNDLED.joinpath(f"{source}.yaml") if name_or_path in bundled else Path(source)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:
         cure = f"give a YAML file in UTF-8 or one of the bundled: {', '.join(bundled)}"
         raise _wrong(source, f"{getattr(error, 'strerror', error)}; {cure}") from None

@@ -150,7 +150,7 @@ def test_hostile_labels_stay_text(watched: Watched, hostile: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["report", "hostile"])
-@pytest.mark.parametrize("width", [390, 700, 1010, 1280])
+@pytest.mark.parametrize("width", [390, 700, 1130, 1280])
 def test_no_sideways_scrolling(
     watched: Watched, which: str, width: int, request: pytest.FixtureRequest
 ) -> None:

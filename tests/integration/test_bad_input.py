@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -109,11 +110,17 @@ class Home:
         """Run the command in this process."""
         return CliRunner().invoke(app, self.command(*words, **options))
 
-    def start(self, *words: str, environment: dict[str, object] | None = None, **options: object) -> Any:
+    def start(
+        self,
+        *words: str,
+        environment: dict[str, object] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "diffexplain"),
+        **options: object,
+    ) -> Any:
         """Start the command in a process of its own, in the user's folder."""
         more = {name: str(value) for name, value in (environment or {}).items()}
         return subprocess.Popen(
-            [sys.executable, "-m", "diffexplain", *self.command(*words, **options)],
+            [*program, *self.command(*words, **options)],
             cwd=self.folder, env=os.environ | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -172,7 +179,7 @@ def rows(run: Path) -> list[tuple[Any, ...]]:
     """What the store of a run holds."""
     if not (run / "effects.sqlite").exists():
         return []
-    with sqlite3.connect(f"file:{run / 'effects.sqlite'}?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{run / 'effects.sqlite'}?mode=ro", uri=True)) as database:
         return database.execute("SELECT * FROM effects ORDER BY rowid").fetchall()
 
 
@@ -184,8 +191,9 @@ def answer(run: Path) -> dict[str, Any]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder but the lock, which names its last holder."""
-    found = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+    """Every file under a folder, but for the lock with its last holder and what reading a store leaves."""
+    passing = {"lock", "effects.sqlite-shm", "effects.sqlite-wal"}
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name not in passing]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
@@ -234,7 +242,8 @@ def test_no_such_classifier(home: Home, tmp_path: Path, classifier: str, words: 
         ({"beam": 0}, ["beam 0"]),
         ({"seeds": 0}, ["seeds 0"]),
         ({"budget": 0}, ["budget 0"]),
-        ({"strength": "nan"}, ["strength", "nan"]),
+        ({"strength": "nan"}, ["strength nan"]),
+        ({"strength": 0}, ["strength 0"]),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
@@ -244,20 +253,39 @@ def test_no_such_thing(home: Home, tmp_path: Path, options: dict[str, Any], word
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("part", ["unet", "model_index.json", "diffexplain.json"])
-def test_damaged_editor_folder(home: Home, tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ("unet", None),
+        ("model_index.json", None),
+        ("diffexplain.json", "{"),
+        ("diffexplain.json", "[]"),
+        ("diffexplain.json", '{"options": {"stepz": 4}}'),
+    ],
+)
+def test_damaged_editor_folder(home: Home, tmp_path: Path, part: str, text: str | None) -> None:
     broken = tmp_path / "editor"
     broken.mkdir()
     for path in home.editor.iterdir():
         if path.name != part:
             (broken / path.name).symlink_to(path)
-    if part == "diffexplain.json":
-        (broken / part).write_text("{")
+    if text is not None:
+        (broken / part).write_text(text)
     mistaken(home.explain(editor=broken, out=tmp_path / "run"), str(broken))
+    assert not (tmp_path / "run").exists()
 
 
-def test_plain_mistake_in_a_process_of_its_own(home: Home, tmp_path: Path) -> None:
-    process = home.start(target="brigth", out=tmp_path / "run")
+@pytest.mark.parametrize(
+    "program", [[sys.executable, "-m", "diffexplain"], ["diffexplain"]], ids=["-m", "script"]
+)
+def test_plain_mistake_in_a_process_of_its_own(home: Home, tmp_path: Path, program: list[str]) -> None:
+    """It gets as far as the label, so the module beside the user was found."""
+    script = Path(sys.executable).with_name("diffexplain")
+    if program == ["diffexplain"]:
+        if not script.exists():
+            pytest.skip("the script is not installed here")
+        program = [str(script)]
+    process = home.start(target="brigth", out=tmp_path / "run", program=program)
     stdout, stderr = process.communicate()
     refused(process.returncode, stderr, "'brigth'", "'bright'")
     assert not stdout
@@ -373,6 +401,18 @@ def test_pictures_that_the_editor_cannot_reconstruct(home: Home, tmp_path: Path)
     done = home.explain("scorers:bright", "--accept-drift", out=out, budget=1)
     assert done.exit_code == 0, done.stderr
     assert answer(out)["drift"]["pixels"] > 0.05
+
+
+@pytest.mark.parametrize("search", ["race", "exhaustive"])
+def test_budget_too_small_for_any_question(home: Home, tmp_path: Path, search: str) -> None:
+    """Nothing can be measured, which is an answer and no crash."""
+    out = tmp_path / "run"
+    done = home.explain("scorers:bright", "--accept-drift", out=out, budget=1, search=search)
+    assert done.exit_code == 0, done.stderr
+    result = answer(out)
+    assert result["cost"]["edits"] == len(rows(out)) <= 1
+    assert any("budget of 1 edits" in note for note in result["notes"])
+    assert not [c for c in result["concepts"] if c["status"] == "measured"]
 
 
 # -- classifiers that fail ------------------------------------------------------------------------------

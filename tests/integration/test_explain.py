@@ -229,7 +229,7 @@ def test_pictures_decode_and_score_as_stored(kept: dx.Explanation) -> None:
 def test_report_is_one_self_contained_page(home: Home, kept: dx.Explanation) -> None:
     assert kept.report is not None
     page = kept.report.read_text("utf-8")
-    assert page.lower().startswith("<!doctype html>")
+    assert page.lstrip().lower().startswith("<!doctype html>")
     assert "scorers:bright" in page
     assert kept.concepts[0].concept.rpartition("/")[2] in page
     assert "data:image/" in page

@@ -424,7 +424,7 @@ BAD = {
     ),
     "hidden by its child": (
         "concepts: [{name: a, hidden_by: [a/b], children: [{name: b}]}]",
-        "'a/b' is no concept",
+        "'a', key 'hidden_by': 'a/b' is no concept",
     ),
     "replacing its parent": (
         "concepts: [{name: a, children: [{name: b, replaces: [a]}]}]",

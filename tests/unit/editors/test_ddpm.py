@@ -24,8 +24,12 @@ HAT, DOG, CAT = (Term(f"a toy with a {what}") for what in ("hat", "dog", "cat"))
 SEEDS = (11, 22, 33)
 
 
-@lru_cache
 def pipeline(prediction: str = "epsilon") -> Any:
+    return _pipeline(prediction)
+
+
+@lru_cache
+def _pipeline(prediction: str) -> Any:
     return tiny_pipeline(size=SIZE, prediction=prediction)
 
 

@@ -210,8 +210,7 @@ def test_large_pictures_are_shrunk_to_the_budget() -> None:
 def test_album_numbers_pictures_in_order_of_use() -> None:
     album = Album(picture)
     assert [album.number(n) for n in ("b", "a", "b")] == [0, 1, 0]
-    assert album.ratio() == "8 / 8"
-    assert len(album.uris()) == len(album) == 2
+    assert (album.ratio(), len(album.uris()), len(album)) == ("8 / 8", 2, 2)
 
 
 def test_hero_shows_both_sides_and_no_concept_with_its_own_sub_type() -> None:
