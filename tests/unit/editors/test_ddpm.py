@@ -434,6 +434,61 @@ def test_another_kind_of_pipeline_is_refused(tmp_path: Path):
     assert "Stable Diffusion" in str(error.value)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="SDXL has all the parts that are looked for, and fails at its first use"
+)
+def test_a_pipeline_with_two_text_encoders_is_refused(tmp_path: Path):
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModelWithProjection
+
+    parts = tiny_pipeline(size=SIZE)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    )
+    StableDiffusionXLPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(parts.text_encoder.config),
+        tokenizer=parts.tokenizer,
+        tokenizer_2=parts.tokenizer,
+        unet=unet,
+        scheduler=parts.scheduler,
+    ).save_pretrained(tmp_path)
+    with pytest.raises(EditorError) as error:
+        load_editor(tmp_path)
+    assert "StableDiffusionXLPipeline" in one_line(error)
+
+
+@pytest.mark.xfail(strict=True, reason="a UNet that predicts the clean picture is read as predicting noise")
+def test_a_prediction_type_that_is_not_known_is_refused(tmp_path: Path):
+    with pytest.raises(EditorError) as error:
+        load_editor(tiny_pipeline_folder(tmp_path, prediction="sample"))
+    assert "sample" in one_line(error)
+
+
+@pytest.mark.xfail(strict=True, reason="diffexplain.json is trusted to be well-formed")
+@pytest.mark.parametrize(
+    "content",
+    ["{bad", "[1]", '{"options": [1]}', '{"options": {"skip": "much"}}', '{"options": {"steps": 0}}'],
+)
+def test_malformed_settings_are_one_line(content: str, state: State):
+    folder = state(content)
+    for asked in (load_editor, editor_shape):
+        with pytest.raises(EditorError) as error:
+            asked(folder)
+        assert "diffexplain.json" in one_line(error)
+
+
 def test_the_shape_of_an_editor_is_read_without_its_models(state: State):
     folder = state(
         {"options": {"steps": 10, "skip": 0.3}, "judge": "clip:here", "segmenter": "world:avatars"}
