@@ -86,7 +86,7 @@ class _Search:
     ) -> None:
         self.corpus, self.seeds, self.eligible, self.options = corpus, seeds, eligible, options
         self.race, self.report = split(images, options.method)
-        self.rows: dict[tuple[str, str], list[Effect]] = defaultdict(list)  # of the race
+        self.rows: dict[tuple[str, str], list[Effect]] = defaultdict(list)
         self.turns: dict[tuple[str, Direction], deque[Ask]] = {}
         self.spent = 0
         self.cut = False  # whether the budget cut the race
@@ -350,7 +350,7 @@ class _Search:
         rows = yield asks
         self.spent += len(asks)
         for row in rows:
-            if row.eligible and "race" in row.stage:
+            if row.eligible:
                 self.rows[row.concept, row.direction].append(row)
 
 

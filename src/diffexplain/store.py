@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS effects ({", ".join(f"{name} {_SQL[kind]}" for name, 
 CREATE TABLE IF NOT EXISTS batches (batch INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS rounds (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-_INSERT = f"INSERT INTO effects VALUES ({', '.join('?' * len(_COLUMNS))})"
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM effects ORDER BY rowid"
+_INSERT = f"INSERT INTO effects ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 class MemoryRun:
@@ -136,7 +137,7 @@ class Run(MemoryRun):
         # autocommit, so that transactions are explicit; a web worker may pass the run between threads
         self._db = sqlite3.connect(path / ROWS, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
-        self._rows = [_effect(row) for row in self._db.execute("SELECT * FROM effects ORDER BY rowid")]
+        self._rows = [_effect(row) for row in self._db.execute(_SELECT)]
         self._batches = {batch for (batch,) in self._db.execute("SELECT batch FROM batches")}
         noted = self._db.execute("SELECT key, value FROM rounds ORDER BY rowid")
         self._rounds = {key: json.loads(value) for key, value in noted}

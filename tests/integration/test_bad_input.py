@@ -381,7 +381,7 @@ def test_odd_pictures_are_used(home: Home, tmp_path: Path) -> None:
     done = home.explain("scorers:bright", "--accept-drift", images=images, out=tmp_path / "run", budget=1)
     assert done.exit_code == 0, done.stderr
     result = answer(tmp_path / "run")
-    used = "clear.png cmyk.jpg deep.png grey.png huge.png one.png turned.jpg upright.png".split()
+    used = sorted({path.name for path in images.iterdir()} - {"upside-down.png"})
     assert result["request"]["names"] == used
     expected = {
         "converted from grayscale to RGB": "grey.png", "converted from 16-bit to RGB": "deep.png",

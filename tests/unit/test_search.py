@@ -227,6 +227,28 @@ def test_weak_children_of_a_beam_node_are_shown_as_asked_not_reported():
     assert played.reported() == {"good", "good/strong"}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_the_race_ends_undecided_the_largest_means_are_taken(seed: int):
+    played = play(corpus(leaf_names(12)), World(noise=1.0, seed=seed), replace(ADD, beam=3, joint_steps=1))
+    changes = defaultdict(list)
+    for row in played.rows:
+        if row.stage == "race":
+            changes[row.concept].append(row.change)
+    undecided = [c for c in changes if len(changes[c]) == 8]
+    assert len(undecided) > 3
+    largest = sorted(undecided, key=lambda c: -abs(np.mean(changes[c])))[:3]
+    assert played.reported() == set(largest)
+
+
+def test_rows_that_turn_out_ineligible_do_not_count():
+    def world(ask: Ask, pictures: Sequence[str]) -> Effect:
+        row = World({"loud": 9.0, "real": 2.0})(ask, pictures)
+        return replace(row, eligible=row.concept != "loud")
+
+    played = play(corpus(["loud", "real", *leaf_names(6)]), world, replace(ADD, beam=1, joint_steps=1))
+    assert played.reported() == {"real"}
+
+
 def test_what_cannot_reach_delta_is_not_reported():
     tree = corpus(["strong", "faint"])
     world = World({"strong": 1.0, "faint": 0.05}, noise=0.01, image=0.01)

@@ -439,6 +439,15 @@ def test_a_damaged_run_is_one_line(tmp_path, name):
         Run.open(tmp_path, REQUEST, resume=True)
 
 
+def test_rows_of_another_edition_are_one_line(tmp_path):
+    Run.open(tmp_path, REQUEST).close()
+    with sqlite3.connect(tmp_path / "effects.sqlite") as db:
+        db.execute("ALTER TABLE effects RENAME COLUMN outside TO elsewhere")
+    db.close()
+    with pytest.raises(RunError, match="no such column: outside"):
+        Run.open(tmp_path, REQUEST, resume=True)
+
+
 # --- two at once ------------------------------------------------------------------------------------
 
 
@@ -516,7 +525,7 @@ def test_a_killed_run_loses_one_batch_at_most(tmp_path):
         assert check(tmp_path) in (told + 1, told + 2)  # what was told is kept; one more may be
 
 
-@pytest.mark.parametrize("moment", ["picture", "rows", "commit"])
+@pytest.mark.parametrize("moment", ["picture", "INSERT INTO effects", "INSERT INTO batches", "COMMIT"])
 def test_a_kill_in_the_middle_of_a_batch_leaves_none_of_it(tmp_path, moment):
     worker = in_process(
         """
@@ -527,9 +536,8 @@ def test_a_kill_in_the_middle_of_a_batch_leaves_none_of_it(tmp_path, moment):
             rows = [effect(batch, n) for n in range(20)]
             if batch == 1 and sys.argv[2] == "picture":
                 Path.replace = die
-            if batch == 1 and sys.argv[2] != "picture":
-                wanted = "INSERT INTO effects" if sys.argv[2] == "rows" else "COMMIT"
-                run._db.set_trace_callback(lambda sql: sql.startswith(wanted) and die())
+            elif batch == 1:
+                run._db.set_trace_callback(lambda sql: sql.startswith(sys.argv[2]) and die())
             run.append(batch, rows, pictures(rows))
         """,
         tmp_path,
@@ -555,10 +563,21 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after_room_is_made(tmp_path
             assert str(caught.value) == f"disk full at --out {disk}/run: free space, then --resume"
             done = len(run.batches())
             assert done > 0
+            room = shutil.disk_usage(disk).free
+            (disk / "more ballast").write_bytes(bytes(room))
+            with pytest.raises(RunError, match=r"^disk full"):  # also where no picture is in the way
+                run.append(
+                    done, [replace(effect(done, n), reconstruction="", edited="") for n in range(500)], {}
+                )
+            assert len(run.batches()) == done
+            with pytest.raises(RunError, match=r"^disk full"):
+                run.note_round("1", {"kept": "x" * 500_000})
+            assert run.rounds() == {}
             with pytest.raises(RunError, match="disk full"):
                 run.write_result(replace(result(), notes=("x" * 2_000_000,)))
             assert not (disk / "run" / "result.json").exists()
         (disk / "ballast").unlink()
+        (disk / "more ballast").unlink()
         assert check(disk / "run") == done
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -581,6 +600,7 @@ LIMITED = """
     except RunError as error:
         print(error)
     assert run.batches() == set(range(done))
+    assert not list(run.path.glob("images/*.tmp"))
     print(done)
 """
 
@@ -595,7 +615,6 @@ def test_a_file_that_cannot_grow_is_one_line_and_no_half_batch(tmp_path, what):
     with Run.open(tmp_path, REQUEST, resume=True) as run:
         assert run.batches() == set(range(int(done)))
         assert len(run.rows()) == 20 * (int(done) - 1)
-        assert not list((tmp_path / "images").glob("*.tmp"))
     assert (int(done) > 1) == (what == "rows")
 
 

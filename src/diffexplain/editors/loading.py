@@ -103,7 +103,10 @@ def _stated(file: Path) -> dict[str, Any]:
 
 def _pipeline(source: str) -> Any:
     import diffusers
+    from diffusers.utils import logging
 
+    told = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             source, dtype=torch.float32, safety_checker=None, use_safetensors=True
@@ -114,6 +117,9 @@ def _pipeline(source: str) -> Any:
             f"editor {source!r} cannot be loaded ({line}); download it first, "
             "for instance with `hf download`, or name a folder"
         ) from error
+    finally:
+        if told:
+            logging.enable_progress_bar()
     needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     missing = [part for part in needed if getattr(pipeline, part, None) is None]
     if missing:
