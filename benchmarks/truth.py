@@ -166,15 +166,17 @@ def estimate_pictures(replay: Replay, judge: RememberingJudge, given: Pictures, 
     corpus = load_corpus("avatars")
     target = choose_target(NullClassifier(), None)
     subject = prepare(Tools(target, replay, judge, None, corpus), given, 1)
+    worded = [c.path for c in corpus.walk() if c.prompt]  # leaves, and inner nodes that the searches ask
     wanted = {
-        leaf: [i for i in range(len(given)) if subject.eligible(corpus, i, 0, leaf, "add")] for leaf in leaves
+        path: [i for i in range(len(given)) if subject.eligible(corpus, i, 0, path, "add")] for path in worded
     }
-    edits = [Edit(i, (Term(corpus[leaf].prompt, 1.0),)) for leaf, rows in wanted.items() for i in rows]
+    edits = [Edit(i, (Term(corpus[path].prompt, 1.0),)) for path, rows in wanted.items() for i in rows]
     size = replay.rows // 2
     for start in bar(range(0, len(edits), size), description="edits"):
         replay.edit(subject.inversion, edits[start : start + size])
     table: Table = {}
-    for leaf, rows in wanted.items():
+    for leaf in leaves:
+        rows = wanted[leaf]
         if not rows:
             continue
         made = replay.edit(subject.inversion, [Edit(i, (Term(corpus[leaf].prompt, 1.0),)) for i in rows])

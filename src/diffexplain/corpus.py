@@ -294,7 +294,7 @@ def _grown(node: _Node, above: Concept, template: str) -> list[Concept]:
     below = [c for child in node.children for c in _grown(child, concept, template)]
     possible = _DIRECTIONS if concept.absent_prompt or not concept.slot else _DIRECTIONS[:1]
     leaves = {c.path: c.directions for c in below if c.is_leaf} or {path: possible}
-    if node.exclusive and not above.slot:  # the widest slot: its leaves replace each other
+    if node.exclusive:  # its leaves replace each other, whatever slots lie between
         if len(leaves) > MAX_SLOT:
             raise CorpusError(f"{path!r} has {len(leaves):,} leaves; a slot may have {MAX_SLOT:,}; split it")
         below = [replace(c, replaces=_joined(c.replaces, leaves, c)) if c.is_leaf else c for c in below]

@@ -214,6 +214,10 @@ def test_a_slot_within_a_slot_is_the_nearest_but_the_widest_excludes() -> None:
 
 def test_what_is_hidden_replaced_whole_or_protected_holds_below(pets: Corpus) -> None:
     assert pets["coat/colour/white"].hidden_by == ("blanket/big",)
+    assert parse_corpus(PETS.replace("phrase: a collar", "replaces: [coat]"))["collar/red"].replaces == (
+        "coat",
+        "collar/bell",
+    )
     assert pets["coat/stripes"].hidden_by == ("blanket/big", "coat/colour/black")
     assert [pets[p].protected for p in ("coat", "coat/colour/black", "coat/colour/white")] == [
         False,

@@ -7,7 +7,6 @@ sunglasses) is *not applicable* everywhere: in captions, readings and truth.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -17,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+
+from diffexplain.worlds.drawing import backdrop, rasterise, sticker
 
 Direction = Literal["add", "remove"]
 NONE = "none"
@@ -337,12 +338,12 @@ def render_bytes(avatars: Sequence[Avatar], size: int = 64) -> np.ndarray:
 
 
 def _draw_one(avatar: Avatar, size: int) -> Image.Image:
-    picture = _backdrop(avatar.background, avatar.pattern, size).copy()
+    picture = backdrop(ATTRIBUTES["background"][avatar.background].draw, avatar.pattern, size).copy()
     hidden = {s: next(iter(ATTRIBUTES[s])) for s in Avatar._fields if not applicable(avatar, s)}
     figure = avatar._replace(background="", pattern="", sticker="", **hidden)
     picture.alpha_composite(_figure(figure, size))
     if avatar.sticker != NONE:
-        picture.alpha_composite(_sticker(avatar.sticker, size))
+        picture.alpha_composite(sticker(avatar.sticker, size))
     return picture.convert("RGB")
 
 
@@ -384,43 +385,7 @@ def _figure(avatar: Avatar, size: int) -> Image.Image:
         "skinColor": ["#" + draw("skin")],
     }
     svg = Drawing(_style(), options).to_string().replace('viewBox="0 0 280 280"', _VIEW)
-    return _rasterise(svg, size)
-
-
-def _rasterise(svg: str, size: int) -> Image.Image:
-    import resvg_py
-
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
-    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-
-
-@lru_cache(maxsize=256)
-def _backdrop(colour: str, pattern: str, size: int) -> Image.Image:
-    base = "#" + ATTRIBUTES["background"][colour].draw
-    tile = {
-        NONE: "",
-        "stripes": '<path d="M0 0h8v32h-8z" fill="#000" fill-opacity=".22"/>',
-        "dots": '<circle cx="12" cy="12" r="7" fill="#000" fill-opacity=".22"/>',
-    }[pattern]
-    side = {"stripes": 20, "dots": 26}.get(pattern, 32)
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 244 244"><defs>'
-        f'<pattern id="p" width="{side}" height="{side}" patternUnits="userSpaceOnUse">{tile}</pattern>'
-        f'</defs><rect width="244" height="244" fill="{base}"/>'
-        '<rect width="244" height="244" fill="url(#p)"/></svg>'
-    )
-    return _rasterise(svg, size)
-
-
-@lru_cache(maxsize=16)
-def _sticker(kind: str, size: int) -> Image.Image:
-    shape = {
-        "red_dot": '<circle cx="26" cy="26" r="20" fill="#e0202a" stroke="#fff" stroke-width="4"/>',
-        "star": '<path d="M26 2l7 16 18 2-13 12 4 18-16-9-16 9 4-18L1 20l18-2z" fill="#ffc400" '
-        'stroke="#7a4b00" stroke-width="3"/>',
-    }[kind]
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 244 244">{shape}</svg>'
-    return _rasterise(svg, size)
+    return rasterise(svg, size)
 
 
 def mask(avatar: Avatar, group: str, size: int = 64) -> torch.Tensor:

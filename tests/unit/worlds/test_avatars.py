@@ -196,7 +196,7 @@ def test_no_avatars_make_no_pictures() -> None:
 
 def test_a_picture_depends_on_its_avatar_alone() -> None:
     pictures = world.render(PEOPLE[:4])
-    for cached in (world._figure, world._backdrop, world._sticker, world._style):
+    for cached in (world._figure, world.backdrop, world.sticker, world._style):
         cached.cache_clear()
     assert torch.equal(world.render(PEOPLE[3::-1]).flip(0), pictures)
     assert len({p.numpy().tobytes() for p in pictures}) == 4
