@@ -247,7 +247,8 @@ def temperature(
         return value
 
     optimiser.step(closure)
-    return float(log_t.exp().clamp(0.05, 20))
+    found = float(log_t.detach().exp())
+    return min(max(found, 0.05), 20.0) if np.isfinite(found) else 1.0  # diverges on a handful of pictures
 
 
 def save(model: nn.Module, architecture: str, size: int, extra: dict, out: Path) -> None:

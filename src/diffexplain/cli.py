@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,6 +127,7 @@ def demo(
                 demonstration.CLASSIFIER,
                 str(pictures),
                 target=demonstration.TARGET,
+                beam=demonstration.BEAM,
                 out=out,
                 progress=tell,
                 truth=demonstration.truth,
@@ -160,10 +160,7 @@ def corpus(
 
 
 def main() -> None:
-    """Entry point: one line for a user's mistake, no traceback; the libraries' own bars stay quiet."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    """Entry point: one line for a user's mistake, no traceback."""
     app()
 
 

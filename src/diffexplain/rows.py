@@ -23,7 +23,8 @@ def in_rows(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, rows: 
         short = rows - len(chunk[0])
         if short:
             chunk = [torch.cat([c, c[-1:].expand(short, *c.shape[1:])]) for c in chunk]
-        answers.append(function(*chunk)[: rows - short])
+        plain = [c.contiguous() for c in chunk]  # kernels differ by memory layout too
+        answers.append(function(*plain)[: rows - short])
     return torch.cat(answers)
 
 

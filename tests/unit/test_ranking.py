@@ -161,7 +161,7 @@ def test_measured_come_first_by_size_then_what_was_ruled_out_then_what_no_image_
         *rows("car", [-2.0, -2.2]),
         *rows("ball", [1.0, 1.2]),
         *rows("wordless/a", [0.1, -0.4], stage="race"),
-        *rows("wordless/b", [0.9, 0.7], stage="race"),
+        *rows("wordless/b", [9.0, 7.0], stage="race"),  # more than what was measured
     ]
     questions = asked("egg", "wordless/a", "ball", "doll", "wordless/b", "car", "worded/a")
     outcome = Outcome(questions, asked("ball", "car"), ineligible=asked("doll", "egg"))

@@ -308,6 +308,14 @@ def test_a_candidate_out_of_reach_gets_no_more_edits():
     assert {ask.question.concept for ask in played.of("report")} == played.reported()
 
 
+def test_what_a_level_has_shown_rules_out_children_at_once():
+    tree = corpus({"g": ["strong", "weak"], "h": ["strong", "weak"]})
+    world = World({"g/strong": 3.0, "h/strong": 2.0}, noise=0.05, image=0.05)
+    played = play(tree, world, replace(ADD, beam=1, joint_steps=1))
+    assert played.reported() == {"g", "g/strong"}
+    assert played.edits("g/weak", "race") == played.edits("h/weak", "race") == 4  # as the first wave left it
+
+
 @light
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_who_is_out_of_a_race_stays_out(seed: int, beam: int):
@@ -447,6 +455,11 @@ def test_exhaustive_asks_each_worded_node_in_each_direction_of_each_eligible_ima
     assert set(played.asks) == expected
     assert len(played.asks) == len(expected)
     assert set(played.outcome.reported) == set(played.outcome.asked)
+    possible = {(ask.question.concept, ask.question.direction) for ask in expected}
+    possible |= {("g", d) for c, d in possible if c.startswith("g/")}
+    assert {(q.concept, q.direction) for q in played.outcome.asked} - possible == {
+        (q.concept, q.direction) for q in played.outcome.ineligible
+    }
 
 
 # --- the budget -------------------------------------------------------------------------------------
@@ -587,6 +600,19 @@ def test_a_partner_that_adds_nothing_is_rejected():
     assert played.of("joint report") == []
     assert len(played.outcome.joint) < 2
     assert played.outcome.path is None
+
+
+def test_two_images_are_too_few_to_accept_a_partner():
+    race, _ = split(images(16), "race")
+    world = World({"first": 3.0, "second": 1.5}, noise=0.0, image=0.0)
+    for n, accepted in ((2, False), (3, True)):
+
+        def eligible(image: int, seed: int, concept: str, direction: str, n: int = n) -> bool:
+            return concept == "first" or image not in race[n:]
+
+        played = play(corpus(["first", "second"]), world, JOINT, eligible=eligible)
+        assert played.edits("first + second", "joint race") == n
+        assert (played.outcome.path is not None) == accepted
 
 
 def test_the_path_grows_while_it_gains_up_to_its_length():

@@ -13,6 +13,7 @@ from diffexplain import pocket
 from diffexplain.editors.base import Editor
 from diffexplain.editors.ddpm import DDPMEditor, DDPMOptions
 from diffexplain.errors import EditorError
+from diffexplain.quiet import quiet_loading
 
 DEFAULT_JUDGE = "clip:openai/clip-vit-large-patch14"
 SETTINGS_FILE = "diffexplain.json"
@@ -103,23 +104,18 @@ def _stated(file: Path) -> dict[str, Any]:
 
 def _pipeline(source: str) -> Any:
     import diffusers
-    from diffusers.utils import logging
 
-    told = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            source, dtype=torch.float32, safety_checker=None, use_safetensors=True
-        )
+        with quiet_loading():
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                source, dtype=torch.float32, safety_checker=None, use_safetensors=True
+            )
     except Exception as error:
         line = (str(error).splitlines() or ["no message"])[0][:200]
         raise EditorError(
             f"editor {source!r} cannot be loaded ({line}); download it first, "
             "for instance with `hf download`, or name a folder"
         ) from error
-    finally:
-        if told:
-            logging.enable_progress_bar()
     needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     missing = [part for part in needed if getattr(pipeline, part, None) is None]
     if missing:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from diffexplain import pocket
 from diffexplain.errors import EditorError
+from diffexplain.quiet import quiet_loading
 from diffexplain.rows import in_rows
 
 ROWS = 32
@@ -79,7 +80,8 @@ def load_judge(spec: Any, *, device: torch.device | None = None) -> Judge:
         raise EditorError(f"no judge {spec!r}; a judge is pocket, clip:ORG/NAME or clip:FOLDER")
     source = str(pocket.ROOT / "clip") if spec == "pocket" else spec.removeprefix("clip:")
     try:
-        model = CLIPModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        with quiet_loading():
+            model = CLIPModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
         processor = CLIPImageProcessor.from_pretrained(source)
     except Exception as error:

@@ -402,7 +402,7 @@ def null(images: torch.Tensor, key: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def noise() -> torch.Tensor:
-    steps = torch.randint(0, 256, (3000, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    steps = torch.randint(0, 256, (20_000, 3, 8, 8), generator=torch.Generator().manual_seed(1))
     return steps.float() / 255
 
 
