@@ -4,7 +4,9 @@ import json
 import math
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from click.testing import Result as Done
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
 import diffexplain as dx
@@ -103,10 +106,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     for i in range(16):
         four = Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8))
         four.resize((32, 32), Image.Resampling.NEAREST).save(folder / "pictures" / f"{i:02d}.png")
+    transformers_logging.disable_progress_bar()  # as `main` does, before they are loaded
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield Home(folder, editor, judge)
+        sys.modules.pop("scorers")
+    transformers_logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +134,7 @@ def timeless(result: dx.Result) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[sqlite3.Row]:
-    with sqlite3.connect(f"file:{folder / 'effects.sqlite'}?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{folder / 'effects.sqlite'}?mode=ro", uri=True)) as database:
         database.row_factory = sqlite3.Row
         return database.execute("SELECT * FROM effects ORDER BY rowid").fetchall()
 
