@@ -106,6 +106,8 @@ def explain(
     tell = progress or (lambda what, done, total: None)
     options = search_options(method, beam, budget, directions, joint_steps)
     _check_counts(seeds=seeds, beam=beam)
+    if not (math.isfinite(strength) and strength > 0):
+        raise InputError(f"strength {strength:g}: give a number above 0; 1 is the editor's own")
     tree = load_corpus(corpus)
     shape = editor_shape(editor)
     segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter)
@@ -224,8 +226,14 @@ def _drive(
         stored.setdefault(row.batch, []).append(row)
     rows: list[Effect] = []
     batch = 0
-    asks: list[Ask] = next(rounds)
+    asks: list[Ask] = []
+    answer: list[Effect] | None = None  # a generator is started by sending nothing
     while True:
+        try:
+            asks = rounds.send(answer)  # type: ignore[arg-type]
+        except StopIteration as stop:
+            tell("editing", len(rows), len(rows))
+            return rows, stop.value
         answered: list[Effect] = []
         for start in range(0, len(asks), size):
             chunk = asks[start : start + size]
@@ -238,11 +246,7 @@ def _drive(
             done = len(rows) + len(answered)
             tell("editing", done, max(expected, done + len(asks) - start - len(chunk)))
         rows += answered
-        try:
-            asks = rounds.send(answered)
-        except StopIteration as stop:
-            tell("editing", len(rows), len(rows))
-            return rows, stop.value
+        answer = answered
 
 
 def _files(run: Run | MemoryRun, drawn: Mapping[str, torch.Tensor]) -> dict[str, bytes]:

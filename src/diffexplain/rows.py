@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from diffexplain.errors import InputError
+
 
 def in_rows(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, rows: int) -> torch.Tensor:
     """Apply `function` to chunks of exactly `rows` rows and join the answers without the padding.
@@ -31,7 +33,12 @@ def in_rows(function: Callable[..., torch.Tensor], *inputs: torch.Tensor, rows: 
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` takes cuda, then mps, then the CPU."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.zeros(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"device {name!r} is not to be had here; choose auto, cpu, cuda or mps"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():

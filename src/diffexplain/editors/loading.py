@@ -92,7 +92,14 @@ def _folder(spec: str | Path) -> Path:
 def _stated(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    stated = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EditorError(f"{file}: is not JSON ({error}); mend it or remove it") from error
+    if not isinstance(stated, dict) or not isinstance(stated.get("options", {}), dict):
+        raise EditorError(
+            f"{file}: must be an object with options, judge and segmenter; mend it or remove it"
+        )
     known = {f.name for f in fields(DDPMOptions)}
     unknown = set(stated.get("options", {})) - known
     if unknown:
