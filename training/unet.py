@@ -43,6 +43,7 @@ def scheduler() -> DDPMScheduler:
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         clip_sample=False,
+        steps_offset=1,
     )
 
 
