@@ -75,22 +75,23 @@ def presence(judge: Judge, corpus: Corpus, images: torch.Tensor) -> dict[str, np
     hides is absent.
     """
     prompts: dict[str, int] = {corpus.neutral: 0}
-    for concept in corpus.walk():
+    nodes = [*corpus.walk(), *corpus.outside.values()]  # rivals and what hides count in a restricted tree too
+    for concept in nodes:
         for text in (concept.prompt, concept.absent_prompt):
             if text:
                 prompts.setdefault(text, len(prompts))
     logits = judge.logits(images, list(prompts)).numpy()
     table: dict[str, np.ndarray] = {}
-    for slot in dict.fromkeys(c.slot for c in corpus.walk() if c.slot is not None):
+    for slot in dict.fromkeys(c.slot for c in nodes if c.slot is not None):
         members = corpus.slot_leaves(slot)
         rivals = [m.prompt for m in members]
         absent = members[0].absent_prompt
         shares = _softmax(logits[:, [prompts[p] for p in [*rivals, *([absent] if absent else [])]]])
         table.update({m.path: shares[:, i] for i, m in enumerate(members)})
-    for concept in reversed(list(corpus.walk())):
+    for concept in reversed(nodes):
         table.setdefault(concept.path, _read(concept, corpus, table, logits, prompts))
     visible = {path: values.copy() for path, values in table.items()}
-    for concept in corpus.walk():
+    for concept in nodes:
         for hiding in concept.hidden_by:
             visible[concept.path][table[hiding] >= PRESENT] = 0.0
     return visible
@@ -183,6 +184,9 @@ def measure(
         before = {c: float(subject.presence[c][edit.row]) for c in ask.edited_as}
         now = {c: float(after[c][i]) for c in ask.edited_as}
         weakest = min(ask.edited_as, key=lambda c: _gain(ask, c, before, now))
+        if ask.question.directions[ask.edited_as.index(weakest)] != ask.question.directions[0]:
+            # a joint edit is judged by its weakest part; told in the first part's direction
+            before[weakest], now[weakest] = 1 - before[weakest], 1 - now[weakest]
         rows.append(
             Effect(
                 image=subject.images[ask.image],

@@ -34,6 +34,10 @@ class DDPMOptions:
     eta: float = 1.0  # stochasticity; 1 is DDPM
     rows: int = 64  # UNet rows a call
 
+    def __post_init__(self) -> None:
+        if not (self.steps >= 1 and self.rows >= 1 and 0 <= self.skip < 1 and 0 <= self.threshold <= 1):
+            raise ValueError("steps and rows are at least 1, skip is in [0, 1), threshold in [0, 1]")
+
 
 class DDPMEditor:
     """Edits with a Stable-Diffusion-like pipeline (AutoencoderKL, UNet, CLIP text encoder)."""

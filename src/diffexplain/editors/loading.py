@@ -33,7 +33,7 @@ def load_editor(spec: Any, *, device: torch.device | None = None, **overrides: A
     path = _folder(spec)
     source = str(path) if path.is_dir() else name
     stated = _stated(path / SETTINGS_FILE)
-    options = DDPMOptions(**{**stated.get("options", {}), **overrides})
+    options = _options(path, stated, overrides)
     return DDPMEditor(
         _pipeline(source),
         name=name,
@@ -62,7 +62,7 @@ def editor_shape(spec: Any, **overrides: Any) -> EditorShape:
         return EditorShape(spec.name, spec.size, 0, 0.0, spec.default_judge, spec.default_segmenter)
     path = _folder(spec)
     stated = _stated(path / SETTINGS_FILE)
-    options = DDPMOptions(**{**stated.get("options", {}), **overrides})
+    options = _options(path, stated, overrides)
     size, operations = None, 0.0
     if (path / "unet" / "config.json").is_file() and (path / "vae" / "config.json").is_file():
         side = json.loads((path / "unet" / "config.json").read_text())["sample_size"]
@@ -109,6 +109,14 @@ def _stated(file: Path) -> dict[str, Any]:
     return dict(stated)
 
 
+def _options(path: Path, stated: dict[str, Any], overrides: dict[str, Any]) -> DDPMOptions:
+    """The stated settings under the overrides. Raises EditorError naming the file for a bad value."""
+    try:
+        return DDPMOptions(**{**stated.get("options", {}), **overrides})
+    except (TypeError, ValueError) as error:
+        raise EditorError(f"{path / SETTINGS_FILE} or an override: {error}") from error
+
+
 def _pipeline(source: str) -> Any:
     import diffusers
 
@@ -129,5 +137,15 @@ def _pipeline(source: str) -> Any:
         raise EditorError(
             f"editor {source!r} is a {type(pipeline).__name__} without {', '.join(missing)}; "
             "supported are Stable Diffusion 1.x and 2.x pipelines"
+        )
+    if getattr(pipeline, "text_encoder_2", None) is not None:
+        raise EditorError(
+            f"editor {source!r} is a {type(pipeline).__name__} with two text encoders; "
+            "supported are Stable Diffusion 1.x and 2.x pipelines"
+        )
+    kind = pipeline.scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise EditorError(
+            f"editor {source!r} predicts {kind!r}; supported are UNets that predict epsilon or v_prediction"
         )
     return pipeline
