@@ -24,7 +24,6 @@ import pytest
 import torch
 from click.testing import Result
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
 from diffexplain.cli import app
@@ -137,13 +136,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     (folder / "pictures").mkdir()
     for i in range(8):
         blot(i).save(folder / "pictures" / f"{i}.png")
-    transformers_logging.disable_progress_bar()  # as `main` does, before they are loaded
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield Home(folder, editor, judge, importlib.import_module("scorers"))
         sys.modules.pop("scorers")
-    transformers_logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import pytest
 import torch
 from click.testing import Result as Done
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
 import diffexplain as dx
@@ -106,13 +105,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     for i in range(16):
         four = Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8))
         four.resize((32, 32), Image.Resampling.NEAREST).save(folder / "pictures" / f"{i:02d}.png")
-    transformers_logging.disable_progress_bar()  # as `main` does, before they are loaded
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield Home(folder, editor, judge)
         sys.modules.pop("scorers")
-    transformers_logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")

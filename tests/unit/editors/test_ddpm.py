@@ -513,4 +513,6 @@ def test_the_shape_agrees_with_the_loaded_editor(folder: Path):
 
 def test_the_shape_of_an_editor_elsewhere_is_unknown():
     shape = editor_shape("somebody/something")
-    assert shape == EditorShape("somebody/something", None, 40, 0.0, shape.default_judge, None)
+    steps = editor_shape("somebody/something", skip=0.0).steps
+    assert shape == EditorShape("somebody/something", None, shape.steps, 0.0, shape.default_judge, None)
+    assert 0 < shape.steps <= steps == DDPMOptions().steps
