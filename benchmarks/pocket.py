@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 
-from benchmarks import common
+from benchmarks import harness
 from benchmarks.oracle import Oracle, edit_readings
 from diffexplain import pocket
 from diffexplain.corpus import load_corpus
@@ -145,4 +145,4 @@ def zero_shot(images: torch.Tensor, drawn: list[world.Avatar]) -> float:
 
 
 if __name__ == "__main__":
-    common.run("pocket", __doc__ or "", measure)
+    harness.run("pocket", __doc__ or "", measure)

@@ -20,7 +20,7 @@ from rich.progress import track
 from scipy.stats import pearsonr, spearmanr
 
 import diffexplain as dx
-from benchmarks import common
+from benchmarks import harness
 from diffexplain import pocket
 from diffexplain.classifiers import load_classifier
 from diffexplain.classifiers.null import NullClassifier
@@ -276,4 +276,4 @@ def show(name: str, rows: Sequence[Row]) -> None:
 
 
 if __name__ == "__main__":
-    common.run("truth", __doc__ or "", measure)
+    harness.run("truth", __doc__ or "", measure)
