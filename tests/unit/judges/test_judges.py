@@ -65,11 +65,14 @@ def test_pictures_of_another_size_are_resized(judge: Judge, size: int):
     plain = torch.full((1, 3, size, size), 0.4)
     same = judge.logits(torch.full((1, 3, SIZE, SIZE), 0.4), PROMPTS)
     torch.testing.assert_close(judge.logits(plain, PROMPTS), same, rtol=1e-3, atol=1e-3)
-    smooth = torch.linspace(0, 1, size).expand(1, 3, size, size)
-    own = torch.linspace(0, 1, SIZE).expand(1, 3, SIZE, SIZE)
-    near, far = judge.logits(smooth, PROMPTS), judge.logits(own.flip(-1), PROMPTS)
-    target = judge.logits(own, PROMPTS)
-    assert float((near - target).abs().max()) < float((far - target).abs().max())
+
+
+def test_a_finer_picture_is_averaged_not_sampled(judge: Judge):
+    board = (torch.arange(64)[:, None] + torch.arange(64)) % 2
+    fine = judge.logits(board.float().expand(1, 3, 64, 64), PROMPTS)
+    grey = judge.logits(torch.full((1, 3, SIZE, SIZE), 0.5), PROMPTS)
+    black = judge.logits(torch.zeros(1, 3, SIZE, SIZE), PROMPTS)
+    assert float((fine - grey).abs().max()) < 0.05 * float((black - grey).abs().max())
 
 
 def test_a_prompt_longer_than_the_model_reads_is_cut(judge: Judge):
@@ -100,6 +103,19 @@ def test_a_folder_without_a_clip_is_refused(tmp_path: Path):
         load_judge(f"clip:{tmp_path}")
     assert "cannot be loaded" in str(error.value)
     assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_only_the_first_line_of_a_long_complaint_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    from transformers import CLIPModel
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("the weights are torn\nand here is a page of advice")
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", fail)
+    with pytest.raises(EditorError) as error:
+        load_judge(f"clip:{folder}")
+    assert "the weights are torn" in str(error.value)
     assert "\n" not in str(error.value)
 
 
