@@ -40,6 +40,34 @@ def tiny_clip_folder(path: Path, *, size: int = 16) -> Path:
     return path
 
 
+def tiny_clipseg_folder(path: Path, *, size: int = 16) -> Path:
+    """Save a CLIPSegForImageSegmentation for pictures of `size` pixels, its tokenizer and its processor."""
+    from transformers import CLIPImageProcessor, CLIPSegConfig, CLIPSegForImageSegmentation
+
+    tokenizer = tiny_tokenizer()
+    vision = dict(image_size=size, patch_size=size // 4, **_TRANSFORMER)
+    config = CLIPSegConfig(
+        text_config=_text(tokenizer),
+        vision_config=vision,
+        projection_dim=WIDTH,
+        extract_layers=[0, 1],
+        reduce_dim=8,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    with _seeded(3):
+        model = CLIPSegForImageSegmentation(config)
+        with torch.no_grad():  # at random, a map hardly heeds its prompt and never reaches a half
+            model.decoder.film_mul.weight.mul_(200)
+            model.decoder.transposed_convolution.weight.mul_(50)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    CLIPImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    ).save_pretrained(path)
+    return path
+
+
 def tiny_pipeline(*, size: int = 16, prediction: str = "epsilon") -> Any:
     """A StableDiffusionPipeline: latents of half the side, a UNet of three levels that heeds its prompt."""
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel

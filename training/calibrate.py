@@ -2,7 +2,7 @@
 
 Looks at avatars kept for this (CALIBRATION_SEED) and at oracle readings only, never at classifier scores
 or true effects. The setting with the largest share of edits that happened and left everything else as it
-was (then the fewest steps) is written to `editor/diffexplain.json`.
+was (then the fewest steps) is written to `diffexplain.json` beside the weights.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
     """Try the grid, print it, write the best."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("src/diffexplain/pocket"))
+    parser.add_argument("--editor", default="editor", choices=["editor", "turbo"])
     parser.add_argument("--each", type=int, default=2, help="avatars a leaf")
     parser.add_argument("--steps", default="10,20")
     parser.add_argument("--skip", default="0.1,0.2,0.35")
@@ -69,13 +70,13 @@ def main() -> None:
     best: tuple[float, dict[str, float]] | None = None
     for options in grid:
         with torch.no_grad():
-            shares = trial(options, asked.each, oracle, asked.out / "editor")
+            shares = trial(options, asked.each, oracle, asked.out / asked.editor)
         print(options, {k: round(float(v), 3) for k, v in shares.items()}, flush=True)
         if best is None or (shares["clean"], -options["steps"]) > (best[0], -best[1]["steps"]):
             best = (shares["clean"], options)
     if best is not None:
         stated = {"options": best[1], "judge": "pocket", "segmenter": "world:avatars"}
-        data.write_json(asked.out / "editor" / "diffexplain.json", stated)
+        data.write_json(asked.out / asked.editor / "diffexplain.json", stated)
         print("written:", stated)
 
 

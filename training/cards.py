@@ -21,7 +21,7 @@ For tests, demonstrations and benchmarks in the avatars world; useless on photog
 PARTS = {
     "clip": (
         "Pocket CLIP",
-        "A transformers `CLIPModel` (1.5 M parameters, patch 8). `training/clip.py`: contrast with all true "
+        "A transformers `CLIPModel` (1.5 M parameters, patch 4). `training/clip.py`: contrast with all true "
         "pairs as positives and a sigmoid loss over single clauses; then, with the text states frozen, a "
         "choice among the clauses of each attribute.",
         ("clip_accuracy",),
@@ -34,9 +34,20 @@ PARTS = {
         "chosen by `training/calibrate.py`.",
         (
             "resolution", "vae_psnr_db", "full_caption_accuracy", "single_clause_accuracy",
-            "reconstruction_unchanged", "edit_success", "edit_leaf_share", "edit_others_unchanged",
-            "edit_all_others_unchanged",
+            "single_clause_entropy", "reconstruction_unchanged", "edit_success", "edit_leaf_share",
+            "edit_others_unchanged", "edit_all_others_unchanged",
         ),
+    ),
+    "turbo": (
+        "Pocket editor, few steps",
+        "The pocket editor's pipeline with its UNet distilled to four steps (`training/turbo.py`).",
+        ("turbo_success", "turbo_leaf_share", "turbo_others_unchanged", "turbo_all_others_unchanged"),
+    ),
+    "clipseg": (
+        "Pocket CLIPSeg",
+        "A transformers `CLIPSegForImageSegmentation`: the pocket CLIP, frozen, and a decoder of 64 channels "
+        "(`training/clipseg.py`) taught the pixels that re-rendering changes.",
+        ("clipseg_miou",),
     ),
     "oracle": (
         "Attribute oracle",

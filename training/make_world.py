@@ -1,7 +1,8 @@
 """Make the pocket models: `python -m training.make_world --device auto --minutes 180`.
 
-Parts: clip, clip_vision, clip_text, autoencoder, unet, oracle, classifiers. Each has a share of the minutes,
-resumes from its checkpoint in --work, and writes standard folders with fp16 safetensors to --out.
+Parts: clip, clip_vision, clip_text, clipseg, autoencoder, decoder, unet, turbo, oracle, classifiers. Each
+has a share of the minutes, resumes from its checkpoint in --work, and writes standard folders with fp16
+safetensors to --out.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from pathlib import Path
 
 import torch
 
-from training import autoencoder, classifiers, clip, data, unet
+from training import autoencoder, classifiers, clip, clipseg, data, turbo, unet
 
 #: part -> share of the time budget.
 SHARES = {
     "clip": 0.12,
     "clip_vision": 0.1,
     "clip_text": 0.05,
-    "autoencoder": 0.2,
+    "clipseg": 0.06,
+    "autoencoder": 0.15,
+    "decoder": 0.05,
     "unet": 0.5,
+    "turbo": 0.1,
     "oracle": 0.06,
     "classifiers": 0.12,
 }
@@ -28,8 +32,11 @@ RECIPES = {
     "clip": clip.train,
     "clip_vision": clip.train_vision,
     "clip_text": clip.train_text,
+    "clipseg": clipseg.train,
     "autoencoder": autoencoder.train,
+    "decoder": autoencoder.train_decoder,
     "unet": unet.train,
+    "turbo": turbo.train,
     "oracle": classifiers.train_oracle,
     "classifiers": classifiers.train,
 }

@@ -63,7 +63,26 @@ def latents_of(array: np.ndarray, vae: AutoencoderKL, cache: Path, device: torch
     return latents
 
 
-def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: torch.device) -> None:
+def said(avatar: world.Avatar, rng: np.random.Generator) -> str:
+    """A training caption: one in ten empty, three in ten a single clause, as edits ask."""
+    draw, text = rng.random(), world.caption(avatar, rng)
+    if draw < 0.1:
+        return ""
+    if draw < 0.4:
+        prefix = "a person with "
+        return prefix + str(rng.choice(text.removeprefix(prefix).split(", ")))
+    return text
+
+
+def train(
+    folder: Path,
+    out: Path,
+    size: int,
+    n: int,
+    minutes: float,
+    device: torch.device,
+    start: Path | None = None,
+) -> None:
     """Train and save the pipeline folder `out/editor`."""
     torch.manual_seed(2)
     drawn, array = data.pictures(n, size, folder)
@@ -77,6 +96,8 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     text.load_state_dict({k: weights[k.removeprefix("text_model.")] for k in target})
     text = text.to(device).eval().requires_grad_(False)
     model = build(size, 2 ** (len(vae.config.block_out_channels) - 1))
+    if start is not None:
+        model = UNet2DConditionModel.from_pretrained(start / "editor" / "unet", dtype=torch.float32)
     model = model.to(device, memory_format=torch.channels_last)
     noise = scheduler()
     rows, steps = 32, noise.config.num_train_timesteps
@@ -85,7 +106,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
         rng = np.random.default_rng((3, i))
         index = rng.integers(len(drawn), size=rows)
         x0 = latents[torch.from_numpy(index)].to(device).float()
-        asked = ["" if rng.random() < 0.1 else world.caption(drawn[j], rng) for j in index]
+        asked = [said(drawn[j], rng) for j in index]
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             states = text(**clip.encode(tokenizer, asked, device)).last_hidden_state
         stratified = (torch.arange(rows, device=device) + torch.rand(rows, device=device)) / rows
@@ -96,7 +117,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
             v = model(xt, t, states).sample
         return F.mse_loss(v.float(), noise.get_velocity(x0, epsilon, t))
 
-    model = fit("unet", model, step, Recipe(minutes, 2e-3, 0.01, 0.998), folder)
+    model = fit("unet", model, step, Recipe(minutes, 2e-3, 0.01, 0.999), folder)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         unet=model,

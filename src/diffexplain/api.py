@@ -110,8 +110,8 @@ def explain(
         raise InputError(f"strength {strength:g}: give a number above 0; 1 is the editor's own")
     tree = load_corpus(corpus)
     shape = editor_shape(editor)
-    segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter)
     on = choose_device(device)
+    segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter, device=on)
     model = load_classifier(classifier, device=on)
     aim = choose_target(model, target, versus)
     given = pictures(images, size=shape.size) if shape.size else None

@@ -58,7 +58,12 @@ def explain(
     corpus: Annotated[str, typer.Option(help="bundled name or YAML file of concepts")] = "avatars",
     editor: Annotated[str, typer.Option(help="pocket, ORG/NAME on a hub, or a pipeline folder")] = "pocket",
     judge: Annotated[str | None, typer.Option(help="pocket or clip:NAME; the editor names a default")] = None,
-    segmenter: Annotated[str | None, typer.Option(help="world:avatars; the editor names a default")] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="world:avatars, pocket, clipseg:ORG/NAME, clipseg:FOLDER, none; the editor names a default"
+        ),
+    ] = None,
     search: Annotated[str, typer.Option(help="race (beam search) or exhaustive")] = "race",
     beam: Annotated[int, typer.Option(help="concepts kept at each level")] = 8,
     budget: Annotated[int | None, typer.Option(help="edits in all")] = None,

@@ -179,6 +179,7 @@ def measure(
     scores = tools.target.score(pictures).numpy()
     after = presence(tools.judge, tools.corpus, pictures)
     names = hashes(pictures)
+    outside = _outside(tools, subject.reconstructions[[e.row for e in edits]], pictures, asks)
     rows = []
     for i, (ask, edit) in enumerate(zip(asks, edits, strict=True)):
         before = {c: float(subject.presence[c][edit.row]) for c in ask.edited_as}
@@ -206,7 +207,7 @@ def measure(
                 probability_after=float(probability(scores[i])),
                 presence_before=before[weakest],
                 presence_after=now[weakest],
-                outside=_outside(tools, subject.reconstructions[edit.row], pictures[i], ask),
+                outside=float(outside[i]),
                 reconstruction=subject.hashes[edit.row],
                 edited=names[i],
                 evaluations=tools.editor.evaluations(edit),
@@ -221,13 +222,28 @@ def _gain(ask: Ask, concept: str, before: Mapping[str, float], now: Mapping[str,
     return (now[concept] - before[concept]) * (1 if direction == "add" else -1)
 
 
-def _outside(tools: Tools, before: torch.Tensor, after: torch.Tensor, ask: Ask) -> float:
-    """Mean absolute change outside the concepts' regions, 0 to 1; nan where it cannot be judged."""
-    nodes = [tools.corpus[c] for c in ask.edited_as]
-    if tools.segmenter is None or any(n.whole_image for n in nodes):
-        return float("nan")
-    region = torch.zeros(before.shape[-2:], dtype=torch.bool)
-    for node in nodes:
-        region |= tools.segmenter.regions(after[None], node.path, node.prompt)[0]
-    beyond = (after - before).abs().mean(0)[~region]
-    return float(beyond.mean()) if len(beyond) else float("nan")
+def _outside(tools: Tools, before: torch.Tensor, after: torch.Tensor, asks: Sequence[Ask]) -> np.ndarray:
+    """Mean absolute change outside the concepts' regions in both pictures, (N,) in 0 to 1.
+
+    nan where it cannot be judged: no segmenter, an edit of the whole image, or nothing outside.
+    """
+    found = np.full(len(asks), np.nan)
+    nodes = [[tools.corpus[c] for c in ask.edited_as] for ask in asks]
+    judged = (
+        []
+        if tools.segmenter is None
+        else [i for i, n in enumerate(nodes) if not any(c.whole_image for c in n)]
+    )
+    if tools.segmenter is None or not judged:
+        return found
+    owners = [i for i in judged for _ in nodes[i]]
+    asked = [node for i in judged for node in nodes[i]]
+    paths, prompts = [n.path for n in asked] * 2, [n.prompt for n in asked] * 2
+    where = tools.segmenter.regions(torch.cat([before[owners], after[owners]]), paths, prompts)
+    region = torch.zeros(len(asks), *before.shape[-2:], dtype=torch.bool)
+    for i, one, other in zip(owners, where[: len(owners)], where[len(owners) :], strict=True):
+        region[i] |= one | other
+    for i in judged:
+        beyond = (after[i] - before[i]).abs().mean(0)[~region[i]]
+        found[i] = float(beyond.mean()) if len(beyond) else np.nan
+    return found

@@ -13,11 +13,14 @@ from safetensors import safe_open
 from diffexplain import pocket
 from diffexplain.classifiers import checked_logits, load_classifier
 from diffexplain.classifiers.modules import from_timm_folder
+from diffexplain.editors import load_editor
+from diffexplain.editors.loading import editor_shape
+from diffexplain.judges import load_segmenter
 from diffexplain.worlds import avatars as world
 from training.classifiers import PLANS, labelled
 
 FRESH = 2_600_000  # seeds from here on: never trained, calibrated or measured on
-FOLDERS = ["clip", "editor", "oracle", *(f"classifiers/{name}" for name in PLANS)]
+FOLDERS = ["clip", "clipseg", "editor", "turbo", "oracle", *(f"classifiers/{name}" for name in PLANS)]
 
 
 def test_every_planted_classifier_is_bundled_and_half_are_held_out() -> None:
@@ -77,11 +80,12 @@ def test_the_clip_tells_what_is_in_a_picture() -> None:
 
 
 @torch.no_grad()
-def test_the_editor_is_a_pipeline_that_draws() -> None:
+@pytest.mark.parametrize("part", ["editor", "turbo"])
+def test_an_editor_is_a_pipeline_that_draws(part: str) -> None:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        pocket.ROOT / "editor", dtype=torch.float32, safety_checker=None, use_safetensors=True
+        pocket.ROOT / part, dtype=torch.float32, safety_checker=None, use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline(
@@ -112,3 +116,30 @@ def test_no_file_can_run_code_and_all_are_small() -> None:
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".py", ".txt"}
     assert [f for f in files if f.suffix == ".py"] == [Path(pocket.__file__)]
     assert sum(f.stat().st_size for f in files) < 60e6
+
+
+def test_the_segmenter_finds_what_is_there_and_nothing_that_is_not() -> None:
+    people = [a._replace(headwear="hat", facewear=world.NONE) for a in world.sample(12, FRESH + 2)]
+    segmenter = load_segmenter("pocket")
+    assert segmenter is not None
+    paths = ["headwear/hat", "headwear/hijab", "facewear/glasses/round"]
+    maps = {
+        path: segmenter.regions(world.render(people), [path] * 12, [world.prompt(path)] * 12)
+        for path in paths
+    }
+    true = torch.stack([world.mask(a, "headwear") for a in people])
+    assert float((maps[paths[0]] & true).sum() / (maps[paths[0]] | true).sum()) > 0.7
+    for absent in paths[1:]:
+        assert float(maps[absent].float().mean()) < 0.02
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-turbo"])
+def test_an_editor_without_edits_returns_the_picture(name: str) -> None:
+    people = world.sample(4, FRESH + 3)
+    editor = load_editor(name)
+    inversion = editor.invert(world.render(people), range(4))
+    assert float((editor.reconstruct(inversion) - world.render(people)).abs().mean()) < 0.03
+
+
+def test_the_few_step_editor_takes_at_most_four_steps() -> None:
+    assert editor_shape("pocket-turbo").steps <= 4 < editor_shape("pocket").steps

@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from diffexplain.classifiers import checked_logits, load_classifier
+from diffexplain.judges import load_segmenter
 from diffexplain.worlds import avatars as world
-from training import make_world
+from training import autoencoder, make_world, turbo, unet
 from training.classifiers import PLANS
 from training.loop import Recipe, fit
 
@@ -68,10 +73,14 @@ def test_every_part_leaves_a_folder_that_loads(made: Path) -> None:
     )
     assert clip(**tokens, pixel_values=pictures).logits_per_image.shape == (4, 1)
 
-    pipeline = StableDiffusionPipeline.from_pretrained(made / "pocket" / "editor", dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline("a person with a hat", num_inference_steps=1, output_type="np").images
-    assert drawn.shape == (1, SIZE, SIZE, 3)
+    segmenter = load_segmenter(f"clipseg:{made / 'pocket' / 'clipseg'}")
+    assert segmenter is not None
+    assert segmenter.regions(pictures, ["any"] * 4, ["a person with a hat"] * 4).shape == (4, SIZE, SIZE)
+    for part in ("editor", "turbo"):
+        pipeline = StableDiffusionPipeline.from_pretrained(made / "pocket" / part, dtype=torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        drawn = pipeline("a person with a hat", num_inference_steps=1, output_type="np").images
+        assert drawn.shape == (1, SIZE, SIZE, 3)
     assert {f.suffix for f in (made / "pocket").rglob("*") if f.is_file()} <= {
         ".safetensors",
         ".json",
@@ -135,3 +144,66 @@ def test_a_training_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> N
     longer = train(spent + 0.2)
     assert steps == [*range(done, done + len(steps))] != []
     assert not torch.equal(longer, first)
+
+
+def test_the_frozen_half_of_the_clipseg_is_the_clip(made: Path) -> None:
+    clip, whole = (load_file(made / "pocket" / p / "model.safetensors") for p in ("clip", "clipseg"))
+    shared = [k for k in clip if f"clip.{k}" in whole]
+    assert len(shared) > 50
+    assert all(torch.equal(clip[k], whole[f"clip.{k}"]) for k in shared)
+
+
+def test_the_decoder_is_trained_without_moving_the_latents(made: Path) -> None:
+    before = torch.load(made / "work" / "autoencoder.ckpt.pt", weights_only=True)["average"]
+    after = torch.load(made / "work" / "decoder.ckpt.pt", weights_only=True)["average"]
+    encoder = [k for k in before if k.startswith("encoder.")]
+    assert all(torch.equal(before[k].half(), after[k].half()) for k in encoder)
+    assert any(not torch.equal(before[k].half(), after[k].half()) for k in before if k.startswith("decoder."))
+
+
+def test_every_attribute_weighs_the_same_in_the_autoencoder() -> None:
+    weight = autoencoder.weights(64)
+    assert float(weight.mean()) == pytest.approx(1)
+    small, large = (
+        world.region(path, 64) for path in ("expression/eyebrows/angry", "background/colour/blue")
+    )
+    assert float(weight[small].mean()) > 5 * float(weight[large & ~small].mean()) > 0
+
+
+@given(st.integers(0, 3), st.integers(0, 2**31))
+def test_the_distilled_step_arrives_where_the_teacher_does(leg: int, seed: int) -> None:
+    signals = unet.scheduler().alphas_cumprod.double()
+    route = turbo.times(len(signals))[leg]
+    first = signals[route[0]]
+    last = signals[route[-1]] if route[-1] else torch.ones((), dtype=torch.float64)
+    x, arrived = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(seed)).double()
+    v = turbo.wanted_v(x, arrived, first, last)
+    torch.testing.assert_close(turbo.ddim(x, v, first, last), arrived)
+
+
+def test_the_distilled_times_are_the_editors() -> None:
+    routes = turbo.times(1000)
+    assert [r[0] for r in routes] == [999, 749, 499, 249]
+    assert [r[-1] for r in routes] == [749, 499, 249, 0]
+    assert all(len(r) == turbo.SUBSTEPS + 1 and sorted(set(r), reverse=True) == r for r in routes)
+
+
+def test_a_ddim_step_with_the_true_v_stays_on_the_path() -> None:
+    noise = unet.scheduler()
+    x0, epsilon = torch.randn(2, 3, 4, 5, 5)
+    t, s = torch.tensor([700] * 3), torch.tensor([300] * 3)
+    v = noise.get_velocity(x0, epsilon, t)
+    a, b = noise.alphas_cumprod[700], noise.alphas_cumprod[300]
+    arrived = turbo.ddim(noise.add_noise(x0, epsilon, t), v, a, b)
+    torch.testing.assert_close(arrived, noise.add_noise(x0, epsilon, s), rtol=1e-4, atol=1e-4)
+
+
+def test_captions_are_empty_single_or_free() -> None:
+    rng = np.random.default_rng(0)
+    avatar = world.sample(1, 3)[0]
+    said = [unet.said(avatar, rng) for _ in range(2000)]
+    assert np.mean([text == "" for text in said]) == pytest.approx(0.1, abs=0.03)
+    assert np.mean([text.count(",") == 0 and text != "" for text in said]) > 0.3
+    whole = world.caption(avatar).removeprefix("a person with ").split(", ")
+    known = {*whole, *world.GENERAL.values()}
+    assert {c for text in said if text for c in text.removeprefix("a person with ").split(", ")} <= known

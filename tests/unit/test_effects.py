@@ -260,15 +260,19 @@ class LeftHalf:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
 
-    def regions(self, images: torch.Tensor, concept: str, prompt: str) -> torch.Tensor:
-        self.asked.append((concept, prompt))
+    def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
+        asked = list(zip(concepts, prompts, strict=True))
+        half = len(asked) // 2  # the pictures before, then those after
+        assert asked[:half] == asked[half:]
+        self.asked += asked[:half]
         region = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
-        if concept == "ball":
-            region[:, : SIZE // 2] = True  # the upper half, for the union
-        elif concept == "odd/round":
-            region[:] = True
-        else:
-            region[..., : SIZE // 2] = True
+        for one, concept in zip(region, concepts, strict=True):
+            if concept == "ball":
+                one[: SIZE // 2] = True  # the upper half, for the union
+            elif concept == "odd/round":
+                one[:] = True
+            else:
+                one[..., : SIZE // 2] = True
         return region
 
 
@@ -445,6 +449,30 @@ def test_a_joint_edit_may_act_in_all_its_regions(tools: Tools, prepared: Subject
     value, change, asked = outside(tools, prepared, ASKS[4])
     assert value == pytest.approx(float(change[SIZE // 2 :, SIZE // 2 :].mean()))
     assert asked == [("hat/helmet/iron", "iron"), ("ball", "ball")]
+
+
+def test_a_concept_may_act_where_it_was_as_well_as_where_it_is(tools: Tools, prepared: Subject):
+    class Moving:
+        name = "moving"
+
+        def regions(
+            self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]
+        ) -> torch.Tensor:
+            region = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
+            region[0, :, : SIZE // 4] = True  # before
+            region[1, :, -(SIZE // 4) :] = True  # after
+            return region
+
+    (row,), stored = measure(replace(tools, segmenter=Moving()), prepared, [ASKS[2]], batch=0)
+    before = prepared.reconstructions[prepared.row(1, 0)]
+    change = (kept(stored[row.edited]) - before).abs().mean(0)
+    assert row.outside == pytest.approx(float(change[:, SIZE // 4 : -(SIZE // 4)].mean()))
+
+
+def test_a_batch_is_judged_row_by_row(tools: Tools, prepared: Subject):
+    together, _ = measure(replace(tools, segmenter=LeftHalf()), prepared, [ASKS[2], ASKS[4]], batch=0)
+    alone = [outside(tools, prepared, asked)[0] for asked in (ASKS[2], ASKS[4])]
+    assert [row.outside for row in together] == pytest.approx(alone)
 
 
 def test_where_locality_cannot_be_judged_it_is_nan(tools: Tools, prepared: Subject):

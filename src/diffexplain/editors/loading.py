@@ -21,7 +21,7 @@ FITTING = "stable-diffusion-v1-5/stable-diffusion-v1-5, or a pipeline folder tra
 
 
 def load_editor(spec: Any, *, device: torch.device | None = None, **overrides: Any) -> Editor:
-    """An editor from `pocket`, a Hugging Face name such as ORG/NAME, or a diffusers pipeline folder.
+    """An editor from `pocket`, `pocket-turbo`, a Hugging Face name ORG/NAME, or a diffusers pipeline folder.
 
     A pipeline folder may hold `diffexplain.json` with calibrated settings, its judge and its segmenter;
     `overrides` are DDPMOptions fields that win over it. An Editor in hand passes through.
@@ -83,9 +83,12 @@ def editor_shape(spec: Any, **overrides: Any) -> EditorShape:
 def _folder(spec: str | Path) -> Path:
     """The folder a spec names; for a hub name one that need not exist here."""
     name = str(spec)
-    path = pocket.ROOT / "editor" if name == "pocket" else Path(name)
+    bundled = {"pocket": "editor", "pocket-turbo": "turbo"}
+    path = pocket.ROOT / bundled[name] if name in bundled else Path(name)
     if not path.is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise EditorError(f"no editor {name!r}; an editor is pocket, ORG/NAME on a hub, or a folder")
+        raise EditorError(
+            f"no editor {name!r}; an editor is pocket, pocket-turbo, ORG/NAME on a hub, or a folder"
+        )
     return path
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
+from torch.nn import functional as F
 
+from diffexplain import pocket
 from diffexplain.errors import EditorError
+from diffexplain.quiet import quiet_loading
+from diffexplain.rows import in_rows
+
+ROWS = 16
 
 
 class Segmenter(Protocol):
-    """Finds a concept's region in pictures."""
+    """Finds concepts' regions in pictures."""
 
     name: str
 
-    def regions(self, images: torch.Tensor, concept: str, prompt: str) -> torch.Tensor:
-        """Where the concept is or would be: bool (N, H, W)."""
+    def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
+        """Where in picture i (N, 3, H, W) concept i is or would be: bool (N, H, W)."""
         ...
 
 
@@ -24,24 +32,91 @@ class AvatarRegions:
 
     name = "world:avatars"
 
-    def regions(self, images: torch.Tensor, concept: str, prompt: str) -> torch.Tensor:
-        """The reach of the concept's attribute, repeated: bool (N, H, W)."""
+    def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
+        """The reach of each concept's attribute; everywhere for a concept that the world does not have."""
         from diffexplain.worlds import avatars
 
-        try:
-            reach = avatars.region(concept, images.shape[-1])
-        except KeyError:
-            reach = torch.ones(images.shape[-2:], dtype=torch.bool)
-        return reach.expand(len(images), -1, -1)
+        def reach(concept: str) -> torch.Tensor:
+            try:
+                return avatars.region(concept, images.shape[-1])
+            except KeyError:
+                return torch.ones(images.shape[-2:], dtype=torch.bool)
+
+        return torch.stack([reach(c) for c in concepts])
 
 
-def load_segmenter(spec: Any) -> Segmenter | None:
-    """A segmenter from `world:avatars`; None and a Segmenter in hand pass through.
+class CLIPSegRegions:
+    """A transformers CLIPSegForImageSegmentation (Lüddecke & Ecker, CVPR 2022) with its processor."""
 
-    Raises EditorError for an unknown spec.
+    def __init__(
+        self, model: Any, tokenizer: Any, processor: Any, *, name: str, device: torch.device
+    ) -> None:
+        self.name = name
+        self._device = device
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._side = int(model.config.vision_config.image_size)
+        self._mean = torch.tensor(processor.image_mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(processor.image_std, device=device).view(1, 3, 1, 1)
+        self._words = lru_cache(maxsize=8192)(self._text)
+
+    def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
+        """Where the model gives the prompt at least one half."""
+        return self.shares(images, prompts) >= 0.5
+
+    def shares(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """The sigmoid of the model's answer to prompt i in picture i: (N, H, W) in [0, 1], on the CPU."""
+        with torch.no_grad():
+            said = torch.stack([self._words(p) for p in prompts])
+            maps = in_rows(self._ask, images, said, rows=ROWS)
+        if maps.shape[-2:] != images.shape[-2:]:
+            maps = F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+        return maps
+
+    def _ask(self, images: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        x = images.to(self._device)
+        if x.shape[-2:] != (self._side, self._side):
+            x = F.interpolate(x, (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 1)
+        answer = self._model(
+            pixel_values=(x - self._mean) / self._std, conditional_embeddings=said.to(self._device)
+        )
+        return torch.sigmoid(answer.logits.float()).cpu()
+
+    def _text(self, prompt: str) -> torch.Tensor:
+        tokens = self._tokenizer(prompt, truncation=True, return_tensors="pt").to(self._device)
+        said: torch.Tensor = self._model.get_conditional_embeddings(batch_size=1, **tokens)[0].cpu()
+        return said
+
+
+def load_segmenter(spec: Any, *, device: torch.device | None = None) -> Segmenter | None:
+    """A segmenter from `world:avatars`, `pocket`, `clipseg:ORG/NAME` or `clipseg:FOLDER`; none for "none".
+
+    None and a Segmenter in hand pass through. Raises EditorError when it cannot be loaded.
     """
     if spec is None or not isinstance(spec, str):
         return spec
+    if spec == "none":
+        return None
     if spec == "world:avatars":
         return AvatarRegions()
-    raise EditorError(f"no segmenter {spec!r}; there is world:avatars, or pass an object with regions(…)")
+    if spec != "pocket" and not spec.startswith("clipseg:"):
+        raise EditorError(
+            f"no segmenter {spec!r}; "
+            "there are world:avatars, pocket, clipseg:ORG/NAME, clipseg:FOLDER and none"
+        )
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPSegForImageSegmentation
+
+    source = str(pocket.ROOT / "clipseg") if spec == "pocket" else spec.removeprefix("clipseg:")
+    try:
+        with quiet_loading():
+            model = CLIPSegForImageSegmentation.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        processor = CLIPImageProcessor.from_pretrained(source)
+    except Exception as error:
+        line = (str(error).splitlines() or ["no message"])[0][:200]
+        raise EditorError(
+            f"segmenter {spec!r} cannot be loaded ({line}); download it or name a folder"
+        ) from error
+    return CLIPSegRegions(model, tokenizer, processor, name=spec, device=device or torch.device("cpu"))

@@ -11,9 +11,9 @@ from PIL import Image
 from diffexplain.errors import EditorError
 from diffexplain.images import rounded, to_8bit
 from diffexplain.judges import Judge, load_judge, load_segmenter
-from diffexplain.judges.regions import AvatarRegions
+from diffexplain.judges.regions import AvatarRegions, CLIPSegRegions
 from diffexplain.worlds import avatars
-from tests.tiny import tiny_clip_folder
+from tests.tiny import tiny_clip_folder, tiny_clipseg_folder
 
 SIZE = 16
 PROMPTS = ["a toy", "a toy with a red ball and a very long story", "a cat"]
@@ -126,7 +126,7 @@ def test_the_avatars_regions_are_the_worlds_own():
     found = load_segmenter("world:avatars")
     assert isinstance(found, AvatarRegions)
     assert found.name == "world:avatars"
-    regions = found.regions(torch.zeros(3, 3, 32, 32), "facewear/glasses/round", "round glasses")
+    regions = found.regions(torch.zeros(3, 3, 32, 32), ["facewear/glasses/round"] * 3, ["round glasses"] * 3)
     assert regions.shape == (3, 32, 32)
     assert regions.dtype == torch.bool
     assert torch.equal(regions[0], regions[2])
@@ -135,15 +135,62 @@ def test_the_avatars_regions_are_the_worlds_own():
 
 
 def test_where_the_world_knows_no_region_the_whole_picture_counts():
-    regions = AvatarRegions().regions(torch.zeros(2, 3, 16, 16), "no such concept", "")
+    regions = AvatarRegions().regions(torch.zeros(2, 3, 16, 16), ["no such concept"] * 2, ["", ""])
     assert regions.all()
     assert regions.shape == (2, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def segmenting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_clipseg_folder(tmp_path_factory.mktemp("segmenter") / "clipseg", size=SIZE)
+
+
+def test_clipseg_regions_are_the_models_own(segmenting: Path):
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPSegForImageSegmentation
+
+    images = pictures(3)
+    shown = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in to_8bit(images)]
+    pixels = CLIPImageProcessor.from_pretrained(segmenting)(shown, return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(segmenting)(PROMPTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        model = CLIPSegForImageSegmentation.from_pretrained(segmenting).eval()
+        expected = model(**pixels, **tokens).logits.sigmoid()
+    found = load_segmenter(f"clipseg:{segmenting}")
+    assert isinstance(found, CLIPSegRegions)
+    torch.testing.assert_close(found.shares(images, PROMPTS), expected, rtol=1e-4, atol=1e-4)
+    regions = found.regions(images, ["any"] * 3, PROMPTS)
+    assert torch.equal(regions, expected >= 0.5)
+    assert 0 < float(regions.float().mean()) < 1
+
+
+def test_clipseg_regions_depend_on_the_prompt_and_not_on_batch_mates(segmenting: Path):
+    found, images = load_segmenter(f"clipseg:{segmenting}"), pictures(20)
+    assert isinstance(found, CLIPSegRegions)
+    said = [PROMPTS[i % 3] for i in range(20)]
+    together = found.shares(images, said)
+    assert torch.equal(found.shares(images[[17]], [said[17]])[0], together[17])
+    assert not torch.allclose(
+        found.shares(images[[17]], [PROMPTS[1]]), found.shares(images[[17]], [PROMPTS[0]])
+    )
+
+
+def test_clipseg_maps_have_the_pictures_size(segmenting: Path):
+    found = load_segmenter(f"clipseg:{segmenting}")
+    assert found is not None
+    assert found.regions(torch.rand(1, 3, 40, 40), ["any"], PROMPTS[:1]).shape == (1, 40, 40)
+
+
+def test_a_folder_without_a_clipseg_is_refused(tmp_path: Path):
+    with pytest.raises(EditorError, match="cannot be loaded") as error:
+        load_segmenter(f"clipseg:{tmp_path}")
+    assert "\n" not in str(error.value)
 
 
 def test_a_segmenter_in_hand_and_none_pass_through():
     mine = AvatarRegions()
     assert load_segmenter(mine) is mine
     assert load_segmenter(None) is None
+    assert load_segmenter("none") is None
 
 
 def test_an_unknown_segmenter_is_named_with_what_there_is():
