@@ -8,8 +8,14 @@ import numpy as np
 import torch
 
 from diffexplain import pocket
+from diffexplain.captions import read_captions
 from diffexplain.classifiers import checked_logits
 from diffexplain.classifiers.modules import from_timm_folder
+from diffexplain.corpus import Corpus
+from diffexplain.editors import Edit, Editor, Term
+from diffexplain.effects import presence
+from diffexplain.images import rounded
+from diffexplain.judges import Judge
 from diffexplain.worlds import avatars as world
 
 
@@ -40,6 +46,22 @@ class Oracle:
 
 def _right(read: dict[str, np.ndarray], drawn: Sequence[world.Avatar], slot: str) -> list[bool]:
     return [read[slot][i] == getattr(a, slot) for i, a in enumerate(drawn) if world.applicable(a, slot)]
+
+
+def added(
+    editor: Editor,
+    judge: Judge,
+    corpus: Corpus,
+    drawn: Sequence[world.Avatar],
+    leaves: Sequence[str],
+    seed: int,
+) -> torch.Tensor:
+    """Leaf i added to avatar i as `explain` does it, at the default strength: (N, 3, H, W), 8-bit values."""
+    images = world.render(drawn, editor.size)
+    captions = read_captions(corpus, presence(judge, corpus, images))
+    inversion = editor.invert(images, range(seed, seed + len(drawn)), [c.text for c in captions])
+    prompts = [c.edited(leaf, "add")[0] for c, leaf in zip(captions, leaves, strict=True)]
+    return rounded(editor.edit(inversion, [Edit(i, (Term(p),)) for i, p in enumerate(prompts)]))
 
 
 def edit_readings(

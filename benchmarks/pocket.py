@@ -14,10 +14,10 @@ from rich.progress import track
 from scipy.stats import entropy
 
 from benchmarks import harness
-from benchmarks.oracle import Oracle, edit_readings
+from benchmarks.oracle import Oracle, added, edit_readings
 from diffexplain import pocket
 from diffexplain.corpus import load_corpus
-from diffexplain.editors import Edit, Term, load_editor
+from diffexplain.editors import load_editor
 from diffexplain.effects import presence
 from diffexplain.images import rounded
 from diffexplain.judges import load_judge, load_segmenter
@@ -34,10 +34,10 @@ def measure(quick: bool) -> Mapping[str, Any]:
     """All figures."""
     n, each, clauses = (24, 1, 1) if quick else (200, 20, 8)
     oracle, drawn = Oracle(), world.sample(n, SEED)
-    fresh = world.render(drawn, 64)
+    editor = load_editor("pocket")
+    fresh = world.render(drawn, editor.size)
     vae = AutoencoderKL.from_pretrained(pocket.ROOT / "editor" / "vae", dtype=torch.float32)
     coded = autoencoded(vae, fresh)
-    editor = load_editor("pocket")
     inversion = editor.invert(fresh, list(range(n)))
     rebuilt = rounded(editor.reconstruct(inversion))
     return {
@@ -131,7 +131,8 @@ def unchanged(oracle: Oracle, images: torch.Tensor, drawn: list[world.Avatar]) -
 
 def edits(oracle: Oracle, each: int, name: str, prefix: str) -> dict[str, float]:
     """Every leaf added to `each` eligible avatars at an editor's default strength."""
-    editor, pool = load_editor(name), world.sample(600, SEED + 2)
+    editor, judge, corpus = load_editor(name), load_judge("pocket"), load_corpus("avatars")
+    pool = world.sample(600, SEED + 2)
     pairs = [
         (a, leaf)
         for k, leaf in enumerate(world.LEAVES)
@@ -140,9 +141,8 @@ def edits(oracle: Oracle, each: int, name: str, prefix: str) -> dict[str, float]
     happened, others = [], []
     for start in bar(range(0, len(pairs), 64), description=name):
         drawn, leaves = zip(*pairs[start : start + 64], strict=True)
-        inversion = editor.invert(world.render(drawn, editor.size), [start + i for i in range(len(drawn))])
-        asked = [Edit(i, (Term(world.prompt(leaf)),)) for i, leaf in enumerate(leaves)]
-        h, u = edit_readings(oracle, drawn, leaves, rounded(editor.edit(inversion, asked)))
+        pictures = added(editor, judge, corpus, drawn, leaves, start)
+        h, u = edit_readings(oracle, drawn, leaves, pictures)
         happened.append(h)
         others.append(u)
     took, kept = np.concatenate(happened), np.concatenate(others)
@@ -178,7 +178,8 @@ def intersection_over_union(images: torch.Tensor, drawn: list[world.Avatar]) -> 
     """Mean over leaves of intersection over union, each summed over all pictures, with the leaf or not."""
     segmenter = load_segmenter("pocket")
     assert segmenter is not None
-    owned = {slot: torch.stack([world.mask(a, slot) for a in drawn]) for slot in world.Avatar._fields}
+    size = images.shape[-1]
+    owned = {slot: torch.stack([world.mask(a, slot, size) for a in drawn]) for slot in world.Avatar._fields}
     found = []
     for leaf, (slot, _) in bar(world.LEAVES.items(), description="regions"):
         there = torch.tensor([world.present(a, leaf) for a in drawn])

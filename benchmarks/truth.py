@@ -26,9 +26,10 @@ from diffexplain.classifiers import load_classifier
 from diffexplain.classifiers.null import NullClassifier
 from diffexplain.corpus import load_corpus
 from diffexplain.editors import Edit, Editor, Inversion, Term, load_editor
-from diffexplain.effects import Tools, prepare, presence
+from diffexplain.effects import Tools, prepare, presence, terms
 from diffexplain.images import Pictures, hashes, pictures, rounded
 from diffexplain.judges import Judge, load_judge
+from diffexplain.records import Ask, Question
 from diffexplain.targets import Target, choose_target
 from diffexplain.worlds import avatars as world
 
@@ -62,12 +63,15 @@ class Replay:
         """Those of the real editor."""
         return self.editor.evaluations(edit)
 
-    def invert(self, images: torch.Tensor, seeds: Sequence[int]) -> Inversion:
+    def invert(
+        self, images: torch.Tensor, seeds: Sequence[int], prompts: Sequence[str] | None = None
+    ) -> Inversion:
         """Rows that stand for the pictures; the real inversions are kept aside."""
-        keys = [f"{h}:{s}" for h, s in zip(hashes(images), seeds, strict=True)]
+        said = tuple(prompts) if prompts is not None else ("",) * len(images)
+        keys = [f"{h}:{s}:{p}" for h, s, p in zip(hashes(images), seeds, said, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self.inverted]
         if new:
-            made = self.editor.invert(images[new], [seeds[i] for i in new])
+            made = self.editor.invert(images[new], [seeds[i] for i in new], [said[i] for i in new])
             for row, i in enumerate(new):
                 self.inverted[keys[i]] = made.select([row])
         rows = []
@@ -76,7 +80,7 @@ class Replay:
                 self.names.append(key)
             rows.append(self.names.index(key))
         index = torch.tensor(rows, dtype=torch.float32).view(-1, 1, 1, 1)
-        return Inversion(index, torch.zeros(len(rows), 0, 1, 1, 1))
+        return Inversion(index, torch.zeros(len(rows), 0, 1, 1, 1), said)
 
     def edit(self, inversion: Inversion, edits: Sequence[Edit]) -> torch.Tensor:
         """Looked up; what is not known yet is made by the real editor."""
@@ -119,10 +123,10 @@ def measure(quick: bool) -> Mapping[str, Any]:
     edited, truthful, null_runs = (12, 40, 20) if quick else (48, 200, 500)
     corpus = load_corpus("avatars")
     leaves = [c.path for c in corpus.leaves()]
-    given = pictures(world.render(world.sample(edited, SEED), 64))
     replay, judge = Replay(load_editor("pocket")), RememberingJudge(load_judge("pocket"))
+    given = pictures(world.render(world.sample(edited, SEED), replay.size))
     table = estimate_pictures(replay, judge, given, leaves)
-    truth_pairs = {leaf: rerendered(leaf, truthful) for leaf in bar(leaves, description="truth")}
+    truth_pairs = {leaf: rerendered(leaf, truthful, replay.size) for leaf in bar(leaves, description="truth")}
     by_classifier: dict[str, dict[str, Any]] = {}
     for name in bar([n for n in pocket.classifiers() if n != "null"], description="classifiers"):
         config = json.loads((pocket.classifier_folder(name) / "config.json").read_text())
@@ -170,7 +174,14 @@ def estimate_pictures(replay: Replay, judge: RememberingJudge, given: Pictures, 
     wanted = {
         path: [i for i in range(len(given)) if subject.eligible(corpus, i, 0, path, "add")] for path in worded
     }
-    edits = [Edit(i, (Term(corpus[path].prompt, 1.0),)) for path, rows in wanted.items() for i in rows]
+
+    def adding(path: str) -> list[Edit]:
+        return [
+            Edit(i, terms(subject.captions[i], Ask(i, 0, Question.single(path), (path,), "report"), 1.0))
+            for i in wanted[path]
+        ]
+
+    edits = [edit for path in worded for edit in adding(path)]
     size = replay.rows // 2
     for start in bar(range(0, len(edits), size), description="edits"):
         replay.edit(subject.inversion, edits[start : start + size])
@@ -179,16 +190,16 @@ def estimate_pictures(replay: Replay, judge: RememberingJudge, given: Pictures, 
         rows = wanted[leaf]
         if not rows:
             continue
-        made = replay.edit(subject.inversion, [Edit(i, (Term(corpus[leaf].prompt, 1.0),)) for i in rows])
+        made = replay.edit(subject.inversion, adding(leaf))
         there = presence(judge, corpus, made)[leaf] >= 0.5
         table[leaf] = (subject.reconstructions[rows], made, there)
     return table
 
 
-def rerendered(leaf: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rerendered(leaf: str, n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Fresh eligible avatars before and after `do(leaf)`."""
     chosen = [a for a in world.sample(n, SEED + 1) if world.eligible(a, leaf)]
-    return world.render(chosen, 64), world.render([world.do(a, leaf) for a in chosen], 64)
+    return world.render(chosen, size), world.render([world.do(a, leaf) for a in chosen], size)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def _step(
 ) -> Callable[[int], torch.Tensor]:
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((seed, i))
-        images = data.batch(array, rng.integers(len(array), size=32), device)
+        images = data.batch(array, rng.integers(len(array), size=data.rows(32, device)), device)
         x = (images * 2 - 1).to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = model.encode(x).latent_dist

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.oracle import Oracle, edit_readings
-from diffexplain.editors import Edit, Term, load_editor
+from benchmarks.oracle import Oracle, added, edit_readings
+from diffexplain.corpus import load_corpus
+from diffexplain.editors import load_editor
 from diffexplain.editors.ddpm import DDPMEditor
-from diffexplain.images import rounded
+from diffexplain.judges import load_judge
 from diffexplain.worlds import avatars as world
 from training import data
 
@@ -26,15 +27,13 @@ def trial(options: dict[str, float], each: int, oracle: Oracle, folder: Path) ->
     """Edit every leaf on `each` avatars; shares by oracle reading."""
     editor = load_editor(str(folder), **options)
     assert isinstance(editor, DDPMEditor)
+    judge, corpus = load_judge(f"clip:{folder.parent / 'clip'}"), load_corpus("avatars")
     pool = world.sample(400, data.CALIBRATION_SEED)
     pairs = [(a, leaf) for k, leaf in enumerate(world.LEAVES) for a in _eligible(pool, leaf, k, each)]
     happened, unchanged = [], []
     for start in range(0, len(pairs), 64):
         drawn, leaves = zip(*pairs[start : start + 64], strict=True)
-        pictures = world.render(drawn, editor.size)
-        inversion = editor.invert(pictures, [start + i for i in range(len(drawn))])
-        edits = [Edit(i, (Term(world.prompt(leaf)),)) for i, leaf in enumerate(leaves)]
-        h, u = edit_readings(oracle, drawn, leaves, rounded(editor.edit(inversion, edits)))
+        h, u = edit_readings(oracle, drawn, leaves, added(editor, judge, corpus, drawn, leaves, start))
         happened.append(h)
         unchanged.append(u)
     h, u = np.concatenate(happened), np.concatenate(unchanged)

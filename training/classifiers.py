@@ -195,7 +195,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
 
         def step(i: int, array=array, y=y, model=model, held=held) -> torch.Tensor:
             rng = np.random.default_rng((4, i))
-            index = np.sort(rng.integers(held, len(array), size=64))
+            index = np.sort(rng.integers(held, len(array), size=data.rows(64, device)))
             images = augment(data.batch(array, index, device), rng)
             return _loss(model(normalised(images)), y[index])
 
@@ -286,7 +286,7 @@ def train_oracle(folder: Path, out: Path, size: int, n: int, minutes: float, dev
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((5, i))
-        index = np.sort(rng.integers(len(array), size=64))
+        index = np.sort(rng.integers(len(array), size=data.rows(64, device)))
         images = augment(data.batch(array, index, device), rng)
         with torch.autocast(device.type, torch.bfloat16):
             z = model(normalised(images)).float()

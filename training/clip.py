@@ -98,7 +98,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((1, i))
-        index = np.sort(rng.integers(len(drawn), size=192))
+        index = np.sort(rng.integers(len(drawn), size=data.rows(192, device)))
         images = data.batch(array, index, device)
         images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
         with torch.autocast(device.type, torch.bfloat16):
@@ -147,7 +147,7 @@ def train_vision(folder: Path, out: Path, size: int, n: int, minutes: float, dev
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((6, i))
-        index = np.sort(rng.integers(len(drawn), size=48))
+        index = np.sort(rng.integers(len(drawn), size=data.rows(48, device)))
         images = data.batch(array, index, device)
         images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
         with torch.autocast(device.type, torch.bfloat16):
@@ -202,7 +202,7 @@ def train_text(folder: Path, out: Path, size: int, n: int, minutes: float, devic
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((7, i))
-        index = rng.integers(len(drawn), size=256)
+        index = rng.integers(len(drawn), size=data.rows(256, device))
         asked = [world.caption(drawn[j], rng) for j in index[:48]]
         tokens = encode(tokenizer, asked, device)["input_ids"]
         tokens = tokens[:, : int((tokens != tokenizer.pad_token_id).sum(1).max()) + 1]

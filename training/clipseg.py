@@ -50,7 +50,7 @@ def _masks(job: tuple[list[world.Avatar], int]) -> np.ndarray:
     return np.packbits(np.array(owned), axis=-1)
 
 
-def masks(drawn: list[world.Avatar], size: int, folder: Path, workers: int = 2) -> np.ndarray:
+def masks(drawn: list[world.Avatar], size: int, folder: Path, workers: int | None = None) -> np.ndarray:
     """Pixels each attribute owns, bits packed along the width: (N, attributes, size, size / 8), cached."""
     cache = folder / f"masks-{len(drawn)}-{size}.npy"
     if not cache.exists():
@@ -95,7 +95,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((9, i))
-        index = np.sort(rng.integers(len(drawn), size=16))
+        index = np.sort(rng.integers(len(drawn), size=data.rows(16, device)))
         images = data.batch(array, index, device)
         images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
         asked = np.array([_draw(there[j], rng) for j in index])  # (N, PROMPTS)

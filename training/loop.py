@@ -88,6 +88,7 @@ def fit(
                 "extra": [p.data for p in extra],
                 "spent": spent,
                 "i": i,
+                "loss": running / max(i - last_i, 1),
             }
             partial = checkpoint.with_suffix(".tmp")
             torch.save(state, partial)

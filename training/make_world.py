@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from training import autoencoder, classifiers, clip, clipseg, data, turbo, unet
 
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=180.0, help="time budget of the parts together")
     parser.add_argument("--parts", default=",".join(SHARES), help="comma-separated")
     parser.add_argument("--pictures", type=int, default=40_000)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=0, help="side in pixels; 0: 128 on a GPU, 64 on a CPU")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves the default")
     parser.add_argument("--work", type=Path, default=Path("runs/training"))
     parser.add_argument("--out", type=Path, default=Path("src/diffexplain/pocket"))
@@ -59,17 +61,29 @@ def main() -> None:
     name = asked.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    size = asked.size or (128 if name == "cuda" else 64)
     asked.work.mkdir(parents=True, exist_ok=True)
     parts = asked.parts.split(",")
     unknown = [p for p in parts if p not in RECIPES]
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; parts are {', '.join(RECIPES)}")
-    data.pictures(asked.pictures, asked.size, asked.work)
+    data.pictures(asked.pictures, size, asked.work)
     for part in parts:
         started = time.monotonic()
         minutes = asked.minutes * SHARES[part] / sum(SHARES[p] for p in parts)
-        RECIPES[part](asked.work, asked.out, asked.size, asked.pictures, minutes, torch.device(name))
+        RECIPES[part](asked.work, asked.out, size, asked.pictures, minutes, torch.device(name))
         print(f"{part}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    Console().print(table(asked.work, name))
+
+
+def table(work: Path, device: str) -> Table:
+    """What the checkpoints say of every network: minutes, steps, last loss."""
+    found = Table("network", "minutes", "steps", "loss", title=f"trained on {device}")
+    for file in sorted(work.glob("*.ckpt.pt")):
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        figures = (f"{state['spent'] / 60:.1f}", str(state["i"]), f"{state['loss']:.4f}")
+        found.add_row(file.name.removesuffix(".ckpt.pt"), *figures)
+    return found
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     teacher = pipeline.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     student = copy.deepcopy(teacher).train().requires_grad_(True)
     latents = unet.latents_of(array, pipeline.vae, folder / f"latents-{n}-{size}.npy", device)
-    noise, rows = pipeline.scheduler, 32
+    noise, rows = pipeline.scheduler, data.rows(32, device)
     signals = noise.alphas_cumprod.to(device)
     routes = torch.tensor(times(noise.config.num_train_timesteps), device=device)  # (STEPS, SUBSTEPS + 1)
     arrival = torch.where(routes > 0, signals[routes], torch.ones_like(routes, dtype=signals.dtype))

@@ -100,7 +100,7 @@ def train(
         model = UNet2DConditionModel.from_pretrained(start / "editor" / "unet", dtype=torch.float32)
     model = model.to(device, memory_format=torch.channels_last)
     noise = scheduler()
-    rows, steps = 32, noise.config.num_train_timesteps
+    rows, steps = data.rows(32, device), noise.config.num_train_timesteps
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((3, i))

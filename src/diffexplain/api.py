@@ -125,7 +125,7 @@ def explain(
         run.record_inputs(_files(run, dict(zip(given.hashes, given.pixels, strict=True))))
         tell("inverting", 0, len(given) * seeds)
         inverted = invert(tools, given, seeds)
-        _check_drift(editing.name, given, inverted[1], seeds, accept_drift)
+        _check_drift(editing.name, given, inverted.reconstructions, seeds, accept_drift)
         subject = prepare(tools, given, seeds, inverted)
         run.record_inputs(_files(run, dict(zip(subject.hashes, subject.reconstructions, strict=True))))
         expected = plan(tree, given.hashes, seeds, options, shape).edits if progress else 0

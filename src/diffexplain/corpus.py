@@ -39,12 +39,15 @@ class Concept:
     name: str
     depth: int  # 0 at the top of the tree
     prompt: str  # full text; empty: an inner node without words, its leaves stand in
+    phrase: str  # its clause in a caption; empty: it has none
+    own_prompt: str  # the full text where it was stated whole
     parent: str | None
     children: tuple[str, ...]
     leaves: tuple[str, ...]  # at or under it
     directions: tuple[Direction, ...]  # of an inner node, unless stated: those of any of its leaves
     slot: str | None  # the nearest exclusive node, at or above it
     absent_prompt: str | None  # full text of that slot's absence
+    absent: str | None  # the clause of it
     hidden_by: tuple[str, ...]  # it cannot be seen while one of these is there
     replaces: tuple[str, ...]  # what adding it necessarily takes away
     whole_image: bool  # locality is not judged
@@ -57,7 +60,7 @@ class Concept:
 
 
 #: stands over the roots, since a node hands down what it has
-_TOP = Concept("", "", -1, "", None, (), (), (), None, None, (), (), False, False)
+_TOP = Concept("", "", -1, "", "", "", None, (), (), (), None, None, None, (), (), False, False)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Corpus:
 
     name: str
     domain: str
+    prompt: str  # template of prompts, with {phrase} in it
     neutral: str  # generic prompt of the domain
     concepts: Mapping[str, Concept] = field(hash=False, repr=False)  # in document order
     roots: tuple[str, ...]
@@ -76,7 +80,7 @@ class Corpus:
     def hash(self) -> str:
         """blake2b of the content, order included."""
         tree = [astuple(c) for c in self.concepts.values()], sorted(map(astuple, self.outside.values()))
-        content = json.dumps([self.name, self.domain, self.neutral, self.roots, tree])
+        content = json.dumps([self.name, self.domain, self.prompt, self.neutral, self.roots, tree])
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
     def __getitem__(self, path: str) -> Concept:
@@ -159,7 +163,8 @@ def parse_corpus(text: str, source: str = "text") -> Corpus:
     except CorpusError as error:
         raise _wrong(source, str(error)) from None
     roots = tuple(c.path for c in grown if c.parent is None)
-    return Corpus(document.name, document.domain, document.neutral, {c.path: c for c in grown}, roots)
+    concepts = {c.path: c for c in grown}
+    return Corpus(document.name, document.domain, document.prompt, document.neutral, concepts, roots)
 
 
 def tree_text(corpus: Corpus) -> str:
@@ -280,12 +285,15 @@ def _grown(node: _Node, above: Concept, template: str) -> list[Concept]:
         name=node.name,
         depth=above.depth + 1,
         prompt=node.prompt or (template.replace("{phrase}", phrase) if phrase else ""),
+        phrase="" if node.prompt and not node.phrase else phrase,
+        own_prompt=node.prompt or "",
         parent=above.path or None,
         children=tuple(f"{path}/{child.name}" for child in node.children),
         leaves=(),  # known below
         directions=stated,
         slot=path if node.exclusive else above.slot,
         absent_prompt=absent if node.exclusive else above.absent_prompt,
+        absent=node.absent if node.exclusive else above.absent,
         hidden_by=_joined(above.hidden_by, node.hidden_by),
         replaces=_joined(above.replaces, node.replaces),
         whole_image=above.whole_image if node.whole_image is None else node.whole_image,

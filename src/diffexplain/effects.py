@@ -13,6 +13,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
+from diffexplain.captions import Caption, read_captions
 from diffexplain.corpus import Concept, Corpus
 from diffexplain.editors import Edit, Editor, Inversion, Term
 from diffexplain.images import Pictures, hashes, rounded
@@ -41,6 +42,7 @@ class Subject:
 
     images: tuple[str, ...]  # content hashes
     seeds: int
+    captions: tuple[Caption, ...]  # (rows,) what the judge sees in the picture itself
     inversion: Inversion
     reconstructions: torch.Tensor  # (rows, 3, H, W), 8-bit values
     hashes: tuple[str, ...]
@@ -123,19 +125,29 @@ def generator_seed(image: str, seed: int) -> int:
     return int.from_bytes(blake2b(f"{seed}:{image}".encode(), digest_size=7).digest(), "little")
 
 
-def invert(tools: Tools, pictures: Pictures, seeds: int) -> tuple[Inversion, torch.Tensor]:
-    """Invert every (image, seed) and reconstruct it: the inversion and (rows, 3, H, W) 8-bit values."""
+@dataclass(frozen=True, slots=True)
+class Inverted:
+    """Every (image, seed): caption, inversion and reconstruction (rows, 3, H, W), 8-bit values."""
+
+    captions: tuple[Caption, ...]
+    inversion: Inversion
+    reconstructions: torch.Tensor
+
+
+def invert(tools: Tools, pictures: Pictures, seeds: int) -> Inverted:
+    """Say what is in every picture, invert it from there, and reconstruct it."""
+    seen = read_captions(tools.corpus, presence(tools.judge, tools.corpus, rounded(pictures.pixels)))
+    captions = tuple(c for c in seen for _ in range(seeds))
     rows = pictures.pixels.repeat_interleave(seeds, dim=0)
     noise = [generator_seed(h, s) for h in pictures.hashes for s in range(seeds)]
-    inversion = tools.editor.invert(rows, noise)
-    return inversion, rounded(tools.editor.reconstruct(inversion))
+    inversion = tools.editor.invert(rows, noise, [c.text for c in captions])
+    return Inverted(captions, inversion, rounded(tools.editor.reconstruct(inversion)))
 
 
-def prepare(
-    tools: Tools, pictures: Pictures, seeds: int, inverted: tuple[Inversion, torch.Tensor] | None = None
-) -> Subject:
+def prepare(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | None = None) -> Subject:
     """Invert, reconstruct, score and read every picture once."""
-    inversion, reconstructions = inverted or invert(tools, pictures, seeds)
+    inverted = inverted or invert(tools, pictures, seeds)
+    reconstructions = inverted.reconstructions
     originals = pictures.pixels.repeat_interleave(seeds, dim=0)
     scores = tools.target.score(reconstructions).numpy()
     moved = scores - tools.target.score(rounded(originals)).numpy()
@@ -147,7 +159,8 @@ def prepare(
     return Subject(
         images=pictures.hashes,
         seeds=seeds,
-        inversion=inversion,
+        captions=inverted.captions,
+        inversion=inverted.inversion,
         reconstructions=reconstructions,
         hashes=hashes(reconstructions),
         scores=scores,
@@ -156,17 +169,12 @@ def prepare(
     )
 
 
-def terms(corpus: Corpus, ask: Ask, strength: float) -> tuple[Term, ...]:
-    """The prompts of an edit. Removal asks for the slot's absence, or guides away from the concept."""
+def terms(caption: Caption, ask: Ask, strength: float) -> tuple[Term, ...]:
+    """The prompts of an edit: for each part, the picture's caption with that part changed."""
     found = []
     for concept, direction in zip(ask.edited_as, ask.question.directions, strict=True):
-        node = corpus[concept]
-        if direction == "add":
-            found.append(Term(node.prompt, strength))
-        elif node.absent_prompt:
-            found.append(Term(node.absent_prompt, strength))
-        else:
-            found.append(Term(node.prompt, -strength))
+        prompt, sign = caption.edited(concept, direction)
+        found.append(Term(prompt, sign * strength))
     return tuple(found)
 
 
@@ -174,12 +182,15 @@ def measure(
     tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
 ) -> tuple[list[Effect], dict[str, torch.Tensor]]:
     """Make the edits of one batch, score them, check presence and locality: rows and pictures by hash."""
-    edits = [Edit(subject.row(a.image, a.seed), terms(tools.corpus, a, tools.strength)) for a in asks]
+    at = [subject.row(a.image, a.seed) for a in asks]
+    edits = [
+        Edit(row, terms(subject.captions[row], a, tools.strength)) for row, a in zip(at, asks, strict=True)
+    ]
     pictures = rounded(tools.editor.edit(subject.inversion, edits))
     scores = tools.target.score(pictures).numpy()
     after = presence(tools.judge, tools.corpus, pictures)
     names = hashes(pictures)
-    outside = _outside(tools, subject.reconstructions[[e.row for e in edits]], pictures, asks)
+    outside = _outside(tools, subject.reconstructions[at], pictures, asks)
     rows = []
     for i, (ask, edit) in enumerate(zip(asks, edits, strict=True)):
         before = {c: float(subject.presence[c][edit.row]) for c in ask.edited_as}

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffexplain.captions import Caption, read_captions
 from diffexplain.corpus import Corpus, parse_corpus
 from diffexplain.editors import Edit, Inversion, Term, load_editor
 from diffexplain.effects import (
     PRESENT,
+    Inverted,
     Subject,
     Tools,
     generator_seed,
@@ -156,7 +158,8 @@ def subject(seen: Mapping[str, Sequence[float]], seeds: int = 1) -> Subject:
     return Subject(
         images=("a", "b"),
         seeds=seeds,
-        inversion=Inversion(empty, empty),
+        captions=(),
+        inversion=Inversion(empty, empty, ()),
         reconstructions=empty,
         hashes=(),
         scores=np.zeros(0),
@@ -202,23 +205,26 @@ def ask(*parts: tuple[str, Any], image: int = 0, seed: int = 0, stage: Any = "re
     return Ask(image, seed, Question(concepts, directions), concepts, stage)
 
 
-def test_adding_guides_towards_the_prompt():
-    assert terms(TREE, ask(("look/dull", "add")), 1.5) == (Term("dim", 1.5),)
+CAPTION = Caption(TREE, {"hat": "cap", "hair": "red"})
+
+
+def test_adding_guides_towards_the_caption_with_the_clause():
+    assert terms(CAPTION, ask(("look/dull", "add")), 1.5) == (Term("cap, red, dim", 1.5),)
 
 
 def test_removing_asks_for_the_slots_absence_or_guides_away():
-    assert terms(TREE, ask(("hat/cap", "remove")), 0.5) == (Term("bare", 0.5),)
-    assert terms(TREE, ask(("ball", "remove")), 0.5) == (Term("ball", -0.5),)
+    assert terms(CAPTION, ask(("hat/cap", "remove")), 0.5) == (Term("bare, red", 0.5),)
+    assert terms(CAPTION, ask(("ball", "remove")), 0.5) == (Term("cap, red, ball", -0.5),)
 
 
 def test_a_joint_edit_has_a_term_each():
     both = ask(("hat/cap", "add"), ("ball", "remove"))
-    assert terms(TREE, both, 1.0) == (Term("cap", 1.0), Term("ball", -1.0))
+    assert terms(CAPTION, both, 1.0) == (Term("cap, red", 1.0), Term("cap, red, ball", -1.0))
 
 
 def test_a_leaf_that_stands_in_lends_its_prompt():
     asked = Ask(0, 0, Question.single("look", "add"), ("look/shiny",), "report")
-    assert terms(TREE, asked, 1.0) == (Term("shiny", 1.0),)
+    assert terms(CAPTION, asked, 1.0) == (Term("cap, red, shiny", 1.0),)
 
 
 # --- noise and probability --------------------------------------------------------------------------
@@ -338,10 +344,20 @@ def test_drift_is_how_far_inversion_alone_moved_pictures_and_scores(
 
 def test_a_picture_has_the_same_noise_in_whatever_company(tools: Tools, given: Pictures, prepared: Subject):
     one = Pictures(given.pixels[1:2], given.names[1:2], given.hashes[1:2], (), ())
-    inversion, reconstructions = invert(tools, one, 2)
-    assert torch.equal(inversion.start, prepared.inversion.start[2:4])
-    assert torch.equal(reconstructions, prepared.reconstructions[2:4])
-    assert not torch.equal(inversion.start[0], inversion.start[1])
+    made = invert(tools, one, 2)
+    assert torch.equal(made.inversion.start, prepared.inversion.start[2:4])
+    assert torch.equal(made.reconstructions, prepared.reconstructions[2:4])
+    assert not torch.equal(made.inversion.start[0], made.inversion.start[1])
+
+
+def test_a_picture_is_inverted_from_its_caption(tools: Tools, given: Pictures, prepared: Subject):
+    seen = read_captions(TREE, presence(tools.judge, TREE, given.pixels))
+    assert prepared.captions == tuple(c for c in seen for _ in range(2))
+    assert prepared.inversion.prompts == tuple(c.text for c in prepared.captions)
+    noise = [generator_seed(h, s) for h in given.hashes for s in range(2)]
+    blank = tools.editor.invert(given.pixels.repeat_interleave(2, dim=0), noise)
+    assert torch.equal(blank.start, prepared.inversion.start)
+    assert not torch.allclose(blank.residuals, prepared.inversion.residuals, atol=1e-4)
 
 
 def test_an_inversion_in_hand_is_not_made_again(tools: Tools, given: Pictures, prepared: Subject):
@@ -349,7 +365,7 @@ def test_an_inversion_in_hand_is_not_made_again(tools: Tools, given: Pictures, p
         replace(tools, editor=None),  # type: ignore[arg-type]
         given,
         2,
-        (prepared.inversion, prepared.reconstructions),
+        Inverted(prepared.captions, prepared.inversion, prepared.reconstructions),
     )
     assert again.hashes == prepared.hashes
     assert again.drift == prepared.drift
@@ -372,7 +388,7 @@ def test_a_row_says_what_its_stored_picture_says(tools: Tools, prepared: Subject
         assert (row.concept, row.direction) == (asked.question.concept, asked.question.direction)
         assert row.edited_as == " + ".join(asked.edited_as)
         assert (row.stage, row.strength, row.batch) == (asked.stage, 1.5, 7)
-        edit = Edit(at, terms(TREE, asked, 1.5))
+        edit = Edit(at, terms(prepared.captions[at], asked, 1.5))
         assert row.evaluations == tools.editor.evaluations(edit)
         assert torch.equal(picture, rounded(tools.editor.edit(prepared.inversion, [edit]))[0])
         parts = zip(asked.edited_as, asked.question.directions, strict=True)

@@ -28,11 +28,12 @@ class Inversion:
     """Pictures as an editor remembers them: a frozen value that can be sliced and joined.
 
     `start` (N, C, h, w) is where sampling begins; `residuals` (N, S, C, h, w) is what each of the S steps
-    adds to the model's own mean.
+    adds to the model's own mean under the source prompt (N of `prompts`).
     """
 
     start: torch.Tensor
     residuals: torch.Tensor
+    prompts: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -40,12 +41,16 @@ class Inversion:
     def select(self, rows: Sequence[int]) -> Inversion:
         """The named rows, in that order, repeats allowed."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.start.device)
-        return Inversion(self.start[index], self.residuals[index])
+        return Inversion(self.start[index], self.residuals[index], tuple(self.prompts[i] for i in rows))
 
     @staticmethod
     def joined(parts: Sequence[Inversion]) -> Inversion:
         """One inversion holding all rows of the parts."""
-        return Inversion(torch.cat([p.start for p in parts]), torch.cat([p.residuals for p in parts]))
+        return Inversion(
+            torch.cat([p.start for p in parts]),
+            torch.cat([p.residuals for p in parts]),
+            tuple(prompt for p in parts for prompt in p.prompts),
+        )
 
 
 class Editor(Protocol):
@@ -61,8 +66,10 @@ class Editor(Protocol):
         """What the run record needs to repeat an edit."""
         ...
 
-    def invert(self, images: torch.Tensor, seeds: Sequence[int]) -> Inversion:
-        """Images (N, 3, size, size) and one generator seed each -> N rows."""
+    def invert(
+        self, images: torch.Tensor, seeds: Sequence[int], prompts: Sequence[str] | None = None
+    ) -> Inversion:
+        """Images (N, 3, size, size), one generator seed and one source prompt each (empty ones) -> N rows."""
         ...
 
     def edit(self, inversion: Inversion, edits: Sequence[Edit]) -> torch.Tensor:

@@ -3,7 +3,8 @@
 Inversion (Huberman-Spiegelglas, Kulikov & Michaeli, CVPR 2024): every noisy latent is drawn
 independently, x_t = √ᾱ_t·x_0 + √(1-ᾱ_t)·ε̃_t, and the part of x_{t-1} that the model's mean μ̂(x_t) does not
 explain is kept; sampling with it and no edit returns the input. Guidance (LEDITS++, Brack et al.,
-CVPR 2024, eq. 4): ε_u + Σ_i s·w_i·M_i⊙(ε_{c_i} - ε_u), with the empty source prompt.
+CVPR 2024, eq. 4): ε_u + Σ_i s·w_i·M_i⊙(ε_{c_i} - ε_u), where u is the picture's source prompt, empty
+unless one is given.
 
 The mask M_i here is where the smoothed |ε_{c_i} - ε_u| exceeds a share τ of its maximum, not a fixed
 quantile: a concept then takes as much room as it needs, glasses little and a background much.
@@ -75,19 +76,22 @@ class DDPMEditor:
         return {"method": "ddpm", "size": self.size, **asdict(self.options)}
 
     def evaluations(self, edit: Edit) -> int:
-        """One unconditional and one evaluation a term, at each step."""
+        """One of the source prompt and one a term, at each step."""
         return len(self._times) * (1 + len(edit.terms))
 
-    def invert(self, images: torch.Tensor, seeds: Sequence[int]) -> Inversion:
+    def invert(
+        self, images: torch.Tensor, seeds: Sequence[int], prompts: Sequence[str] | None = None
+    ) -> Inversion:
         """Independent noise per step and image, then what each step must add: (N, S, C, h, w)."""
         x0 = in_rows(self._encode, images.to(self._device), rows=min(self.rows, 16))
         noise = torch.stack([self._noise(seed, x0.shape[1:]) for seed in seeds])  # (N, S, C, h, w)
         path = [self._noised(x0, t, noise[:, i]) for i, t in enumerate(self._times)] + [x0]
+        said = tuple(prompts) if prompts is not None else ("",) * len(x0)
         residuals = []
         for i in range(len(self._times)):
-            epsilon = self._predict(path[i], self._times[i], [""] * len(x0))
+            epsilon = self._predict(path[i], self._times[i], said)
             residuals.append(path[i + 1] - self._mean(path[i], epsilon, i))
-        return Inversion(path[0], torch.stack(residuals, dim=1))
+        return Inversion(path[0], torch.stack(residuals, dim=1), said)
 
     def reconstruct(self, inversion: Inversion) -> torch.Tensor:
         """An edit without terms of every row."""
@@ -98,15 +102,15 @@ class DDPMEditor:
         chosen = inversion.select([e.row for e in edits])
         owners = torch.tensor([i for i, e in enumerate(edits) for _ in e.terms], dtype=torch.long)
         weights = torch.tensor([t.weight for e in edits for t in e.terms], device=self._device)
-        prompts = [""] * len(edits) + [t.prompt for e in edits for t in e.terms]
+        prompts = [*chosen.prompts] + [t.prompt for e in edits for t in e.terms]
         owners = owners.to(self._device)
         x = chosen.start
         for i, t in enumerate(self._times):
             epsilon = self._predict(torch.cat([x, x[owners]]), t, prompts)
-            unconditional, conditional = epsilon[: len(x)], epsilon[len(x) :]
-            direction = conditional - unconditional[owners]  # (terms, C, h, w)
+            source, towards = epsilon[: len(x)], epsilon[len(x) :]
+            direction = towards - source[owners]  # (terms, C, h, w)
             push = self.options.guidance * weights.view(-1, 1, 1, 1) * self._mask(direction) * direction
-            guided = unconditional.index_add(0, owners, push)
+            guided = source.index_add(0, owners, push)
             x = self._mean(x, guided, i) + chosen.residuals[:, i]
         return in_rows(self._decode, x, rows=min(self.rows, 16))
 
