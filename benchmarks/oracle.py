@@ -55,12 +55,20 @@ def added(
     drawn: Sequence[world.Avatar],
     leaves: Sequence[str],
     seed: int,
+    blank: bool = False,
 ) -> torch.Tensor:
-    """Leaf i added to avatar i as `explain` does it, at the default strength: (N, 3, H, W), 8-bit values."""
-    images = world.render(drawn, editor.size)
-    captions = read_captions(corpus, presence(judge, corpus, images))
-    inversion = editor.invert(images, range(seed, seed + len(drawn)), [c.text for c in captions])
-    prompts = [c.edited(leaf, "add")[0] for c, leaf in zip(captions, leaves, strict=True)]
+    """Leaf i added to avatar i as `explain` does it, at the default strength: (N, 3, H, W), 8-bit values.
+
+    `blank`: from the empty source prompt, asking for the leaf alone, as DiffEx does it.
+    """
+    images, seeds = world.render(drawn, editor.size), range(seed, seed + len(drawn))
+    if blank:
+        inversion = editor.invert(images, seeds)
+        prompts = [corpus[leaf].prompt for leaf in leaves]
+    else:
+        captions = read_captions(corpus, presence(judge, corpus, images))
+        inversion = editor.invert(images, seeds, [c.text for c in captions])
+        prompts = [c.edited(leaf, "add")[0] for c, leaf in zip(captions, leaves, strict=True)]
     return rounded(editor.edit(inversion, [Edit(i, (Term(p),)) for i, p in enumerate(prompts)]))
 
 

@@ -50,6 +50,7 @@ def measure(quick: bool) -> Mapping[str, Any]:
         "reconstruction_unchanged": unchanged(oracle, rebuilt, drawn),
         **edits(oracle, each, "pocket", "edit_"),
         **edits(oracle, each, "pocket-turbo", "turbo_"),
+        **edits(oracle, clauses, "pocket", "blank_", blank=True),
         "clip_accuracy": zero_shot(fresh, drawn),
         "clipseg_miou": intersection_over_union(fresh[: n // 2], drawn[: n // 2]),
         "weights_mb": sum(f.stat().st_size for f in pocket.ROOT.rglob("*.safetensors")) / 1e6,
@@ -129,8 +130,11 @@ def unchanged(oracle: Oracle, images: torch.Tensor, drawn: list[world.Avatar]) -
     return float(np.mean(right))
 
 
-def edits(oracle: Oracle, each: int, name: str, prefix: str) -> dict[str, float]:
-    """Every leaf added to `each` eligible avatars at an editor's default strength."""
+def edits(oracle: Oracle, each: int, name: str, prefix: str, blank: bool = False) -> dict[str, Any]:
+    """Every leaf added to `each` eligible avatars at an editor's default strength.
+
+    `blank`: without captions, for comparison.
+    """
     editor, judge, corpus = load_editor(name), load_judge("pocket"), load_corpus("avatars")
     pool = world.sample(600, SEED + 2)
     pairs = [
@@ -141,7 +145,7 @@ def edits(oracle: Oracle, each: int, name: str, prefix: str) -> dict[str, float]
     happened, others = [], []
     for start in bar(range(0, len(pairs), 64), description=name):
         drawn, leaves = zip(*pairs[start : start + 64], strict=True)
-        pictures = added(editor, judge, corpus, drawn, leaves, start)
+        pictures = added(editor, judge, corpus, drawn, leaves, start, blank)
         h, u = edit_readings(oracle, drawn, leaves, pictures)
         happened.append(h)
         others.append(u)

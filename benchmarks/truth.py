@@ -120,7 +120,7 @@ class RememberingJudge:
 
 def measure(quick: bool) -> Mapping[str, Any]:
     """All figures."""
-    edited, truthful, null_runs = (12, 40, 20) if quick else (48, 200, 500)
+    edited, truthful, null_runs = (12, 40, 20) if quick else (96, 600, 500)
     corpus = load_corpus("avatars")
     leaves = [c.path for c in corpus.leaves()]
     replay, judge = Replay(load_editor("pocket")), RememberingJudge(load_judge("pocket"))
@@ -139,6 +139,7 @@ def measure(quick: bool) -> Mapping[str, Any]:
         )  # fmt: skip
         found = [c.concept for c in answer.concepts if c.status == "measured" and c.concept in leaves]
         figures["search_top5_recall"] = recall(rows, found)
+        figures["search_top5_effect_share"] = effect_share(rows, found)
         figures["search_edits"] = answer.result.cost.edits
         by_classifier[name] = {"held_out": config["held_out"], **figures}
         show(name, rows)
@@ -152,7 +153,9 @@ def measure(quick: bool) -> Mapping[str, Any]:
         "slope_mean": mean(final, "slope"),
         "sign_agreement": mean(final, "sign_agreement"),
         "top5_recall": mean(final, "top5_recall"),
+        "top5_effect_share": mean(final, "top5_effect_share"),
         "null_leaf_agreement": mean(final, "null_leaf_agreement"),
+        "search_top5_effect_share": mean(final, "search_top5_effect_share"),
         "search_top5_recall": mean(final, "search_top5_recall"),
         "null_run_rate": float(np.mean(discoveries)),
         "null_runs": null_runs,
@@ -240,6 +243,7 @@ def agreement(rows: Sequence[Row]) -> dict[str, Any]:
         "sign_agreement": share(np.sign(estimate[large]) == np.sign(truth[large])),
         "null_leaf_agreement": share(np.abs(estimate[small]) < MARGIN),
         "top5_recall": recall(rows, ranked),
+        "top5_effect_share": effect_share(rows, ranked),
         "leaves": len(rows),
     }
 
@@ -248,6 +252,13 @@ def recall(rows: Sequence[Row], ranked: Sequence[str], n: int = 5) -> float:
     """Share of the n truly strongest leaves among the first n found."""
     best = {r.leaf for r in sorted(rows, key=lambda r: -abs(r.truth))[:n]}
     return len(best & set(ranked[:n])) / n
+
+
+def effect_share(rows: Sequence[Row], ranked: Sequence[str], n: int = 5) -> float:
+    """Sum of the true |effects| of the first n found over that of the n strongest; 1: only ties differ."""
+    strengths = {r.leaf: abs(r.truth) for r in rows}
+    best = sorted(strengths.values(), reverse=True)[:n]
+    return sum(strengths.get(leaf, 0.0) for leaf in ranked[:n]) / sum(best)
 
 
 def null_run(key: int, given: Pictures, replay: Replay, judge: RememberingJudge) -> bool:

@@ -48,11 +48,22 @@ def weights(size: int) -> torch.Tensor:
     return mean / mean.mean()
 
 
-def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: torch.device) -> None:
+def train(
+    folder: Path,
+    out: Path,
+    size: int,
+    n: int,
+    minutes: float,
+    device: torch.device,
+    start: Path | None = None,
+) -> None:
     """Train and save the autoencoder as `out/editor/vae`, its latents scaled to unit variance."""
     torch.manual_seed(1)
     _, array = data.pictures(n, size, folder)
-    model = build(size).to(device, memory_format=torch.channels_last)
+    model = build(size)
+    if start is not None:
+        model = AutoencoderKL.from_pretrained(start / "editor" / "vae", dtype=torch.float32)
+    model = model.to(device, memory_format=torch.channels_last)
     step = _step(model, array, weights(size).to(device), 2, device)
     model = fit("autoencoder", model, step, Recipe(minutes, 3e-3, 0.0, 0.998), folder)
     images = data.batch(array, np.arange(min(1024, len(array))), device) * 2 - 1
@@ -102,6 +113,7 @@ def _save(model: nn.Module, images: torch.Tensor, out: Path) -> None:
     psnr = -10 * torch.log10(F.mse_loss(decoded.clamp(-1, 1), images) / 4)
     print(f"autoencoder: psnr {psnr:.2f} dB on training pictures", flush=True)
     model.to(torch.float16).save_pretrained(out / "editor" / "vae")
+    data.forget_paths(out / "editor" / "vae")
 
 
 @torch.no_grad()

@@ -30,18 +30,27 @@ PROMPTS = 6  # a picture, half of them of what is there
 
 
 def build(clip_config: object) -> CLIPSegForImageSegmentation:
-    """The pocket CLIP with a decoder of 64 channels over all its layers."""
+    """The pocket CLIP with a decoder of 64 channels over all its layers.
+
+    The prompt enters at the decoder's last layer, where finest patch states are: contrast trains the CLIP's
+    class token alone, so the deepest patch states say little, and a prompt that enters there is ignored.
+    """
     text, vision = clip_config.text_config, clip_config.vision_config  # type: ignore[attr-defined]
     config = CLIPSegConfig(
         text_config=text.to_dict(),
         vision_config=vision.to_dict(),
         projection_dim=clip_config.projection_dim,  # type: ignore[attr-defined]
         extract_layers=list(range(vision.num_hidden_layers)),
+        conditional_layer=vision.num_hidden_layers - 1,
         reduce_dim=64,
         decoder_num_attention_heads=4,
         decoder_intermediate_size=256,
     )
-    return CLIPSegForImageSegmentation(config)
+    model = CLIPSegForImageSegmentation(config)
+    for weight in model.decoder.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.xavier_uniform_(weight)
+    return model
 
 
 def _masks(job: tuple[list[world.Avatar], int]) -> np.ndarray:
@@ -95,7 +104,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((9, i))
-        index = np.sort(rng.integers(len(drawn), size=data.rows(16, device)))
+        index = np.sort(rng.integers(len(drawn), size=data.rows(8, device)))
         images = data.batch(array, index, device)
         images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
         asked = np.array([_draw(there[j], rng) for j in index])  # (N, PROMPTS)
@@ -106,16 +115,17 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 pixels = (images - mean) / std
-                seen = model.clip.get_image_features(pixel_values=pixels, output_hidden_states=True)
-            states = [seen.hidden_states[k + 1].repeat_interleave(PROMPTS, 0) for k in model.extract_layers]
+                looked = model.clip.get_image_features(pixel_values=pixels, output_hidden_states=True)
+            states = [looked.hidden_states[k + 1].repeat_interleave(PROMPTS, 0) for k in model.extract_layers]
             logits = model.decoder(states, said[torch.from_numpy(asked.ravel())]).logits.float()
         target = target.flatten(0, 1)
         shares = logits.sigmoid()
         overlap = (shares * target).sum((1, 2))
         dice = 1 - (2 * overlap + 1) / ((shares + target).sum((1, 2)) + 1)
-        return F.binary_cross_entropy_with_logits(logits, target) * 2 + dice.mean()
+        seen = target.sum((1, 2)) > 0  # of what is not there, Dice would only ask for less of everything
+        return F.binary_cross_entropy_with_logits(logits, target) * 2 + dice[seen].mean()
 
-    model = fit("clipseg", model, step, Recipe(minutes, 2e-3, 0.01, 0.995), folder)
+    model = fit("clipseg", model, step, Recipe(minutes, 1.5e-3, 0.01, 0.995), folder)
     save(model, tokenizer, out / "clipseg", size)
 
 

@@ -107,3 +107,11 @@ def write_json(path: Path, value: object) -> None:
     """Write a small JSON file with stable key order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def forget_paths(folder: Path) -> None:
+    """Take out of saved configurations where on this machine the weights came from."""
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            write_json(file, content)

@@ -42,6 +42,8 @@ RECIPES = {
     "oracle": classifiers.train_oracle,
     "classifiers": classifiers.train,
 }
+#: parts that can begin with weights of an earlier edition.
+GO_ON = ("autoencoder", "unet")
 
 
 def main() -> None:
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=0, help="side in pixels; 0: 128 on a GPU, 64 on a CPU")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves the default")
     parser.add_argument("--work", type=Path, default=Path("runs/training"))
+    parser.add_argument("--start", type=Path, help="pocket models whose autoencoder and unet to go on from")
     parser.add_argument("--out", type=Path, default=Path("src/diffexplain/pocket"))
     asked = parser.parse_args()
     if asked.threads:
@@ -71,7 +74,8 @@ def main() -> None:
     for part in parts:
         started = time.monotonic()
         minutes = asked.minutes * SHARES[part] / sum(SHARES[p] for p in parts)
-        RECIPES[part](asked.work, asked.out, size, asked.pictures, minutes, torch.device(name))
+        more = {"start": asked.start} if part in GO_ON else {}
+        RECIPES[part](asked.work, asked.out, size, asked.pictures, minutes, torch.device(name), **more)
         print(f"{part}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
     Console().print(table(asked.work, name))
 

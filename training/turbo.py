@@ -83,3 +83,4 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     pipeline.unet = fit("turbo", student, step, Recipe(minutes, 5e-4, 0.01, 0.995), folder)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(out / "turbo")
+    data.forget_paths(out / "turbo")

@@ -131,3 +131,4 @@ def train(
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(out / "editor")
+    data.forget_paths(out / "editor")

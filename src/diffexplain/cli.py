@@ -56,7 +56,9 @@ def explain(
     ] = None,
     versus: Annotated[str | None, typer.Option(help="explain the target against this label alone")] = None,
     corpus: Annotated[str, typer.Option(help="bundled name or YAML file of concepts")] = "avatars",
-    editor: Annotated[str, typer.Option(help="pocket, ORG/NAME on a hub, or a pipeline folder")] = "pocket",
+    editor: Annotated[
+        str, typer.Option(help="pocket, pocket-turbo, ORG/NAME on a hub, or a folder")
+    ] = "pocket",
     judge: Annotated[str | None, typer.Option(help="pocket or clip:NAME; the editor names a default")] = None,
     segmenter: Annotated[
         str | None,

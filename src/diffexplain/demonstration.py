@@ -12,7 +12,7 @@ from diffexplain.worlds import avatars
 
 CLASSIFIER, TARGET = "pocket:hired", "hired"
 PORTRAITS, SEED = 16, 900_000
-BEAM = 6  # for two cores and two minutes
+BEAM = 6  # for two cores and a minute
 TRUTH_AVATARS = 48
 
 

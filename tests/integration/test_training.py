@@ -19,7 +19,7 @@ from torch import nn
 from diffexplain.classifiers import checked_logits, load_classifier
 from diffexplain.judges import load_segmenter
 from diffexplain.worlds import avatars as world
-from training import autoencoder, make_world, turbo, unet
+from training import autoencoder, calibrate, make_world, turbo, unet
 from training.classifiers import PLANS
 from training.loop import Recipe, fit
 
@@ -86,6 +86,11 @@ def test_every_part_leaves_a_folder_that_loads(made: Path) -> None:
         ".json",
         ".txt",
     }
+
+
+def test_no_folder_says_where_it_was_made(made: Path) -> None:
+    for file in (made / "pocket").rglob("*.json"):
+        assert str(made) not in file.read_text("utf-8"), file
 
 
 def test_a_second_call_trains_nothing_again(
@@ -207,3 +212,11 @@ def test_captions_are_empty_single_or_free() -> None:
     whole = world.caption(avatar).removeprefix("a person with ").split(", ")
     known = {*whole, *world.GENERAL.values()}
     assert {c for text in said if text for c in text.removeprefix("a person with ").split(", ")} <= known
+
+
+def test_the_fewest_steps_within_a_standard_error_are_chosen() -> None:
+    slow, quick, poor = ({"steps": s, "skip": k} for s, k in ((10, 0.0), (6, 0.1), (4, 0.0)))
+    other = {"steps": 5, "skip": 0.0}  # as few steps as six less the first
+    assert calibrate.choose([(0.92, slow), (0.91, quick), (0.80, poor)], 256) is quick
+    assert calibrate.choose([(0.92, slow), (0.91, quick), (0.80, poor)], 100_000) is slow
+    assert calibrate.choose([(0.905, other), (0.92, slow), (0.91, quick)], 256) is quick
