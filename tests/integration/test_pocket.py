@@ -128,7 +128,7 @@ def test_the_segmenter_finds_what_is_there_and_nothing_that_is_not() -> None:
         for path in paths
     }
     true = torch.stack([world.mask(a, "headwear") for a in people])
-    assert float((maps[paths[0]] & true).sum() / (maps[paths[0]] | true).sum()) > 0.7
+    assert float((maps[paths[0]] & true).sum() / (maps[paths[0]] | true).sum()) > 0.6
     for absent in paths[1:]:
         assert float(maps[absent].float().mean()) < 0.02
 
