@@ -24,6 +24,8 @@ from diffexplain.judges import load_judge
 from diffexplain.worlds import avatars as world
 from training import data
 
+ROWS = 32  # UNet rows a call: with 64, small waves of the search are mostly padding
+
 
 def trial(options: dict[str, float], each: int, oracle: Oracle, folder: Path) -> dict[str, float]:
     """Edit every leaf on `each` avatars; shares by oracle reading."""
@@ -74,7 +76,7 @@ def main() -> None:
         print(options, {k: round(float(v), 3) for k, v in shares.items()}, flush=True)
         tried.append((float(shares["clean"]), options))
     best = choose(tried, asked.each * len(world.LEAVES))
-    stated = {"options": best, "judge": "pocket", "segmenter": "world:avatars"}
+    stated = {"options": {**best, "rows": ROWS}, "judge": "pocket", "segmenter": "world:avatars"}
     data.write_json(asked.out / asked.editor / "diffexplain.json", stated)
     print("written:", stated)
 
