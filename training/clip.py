@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer, PreTrainedModel
 
 from diffexplain.worlds import avatars as world
 from training import data
@@ -242,8 +242,8 @@ def _unit(out: object) -> torch.Tensor:
     return F.normalize(features, dim=-1)
 
 
-def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path, size: int) -> None:
-    """Write a folder that `CLIPModel.from_pretrained` reads, in fp16 safetensors."""
+def save(model: PreTrainedModel, tokenizer: CLIPTokenizer, out: Path, size: int) -> None:
+    """Write a folder that the model's `from_pretrained` reads, in fp16 safetensors."""
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     CLIPImageProcessor(

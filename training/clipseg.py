@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import (
-    CLIPImageProcessor,
     CLIPModel,
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
@@ -126,7 +125,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
         return F.binary_cross_entropy_with_logits(logits, target) * 2 + dice[seen].mean()
 
     model = fit("clipseg", model, step, Recipe(minutes, 1.5e-3, 0.01, 0.995), folder)
-    save(model, tokenizer, out / "clipseg", size)
+    clip.save(model, tokenizer, out / "clipseg", size)
 
 
 def _draw(there: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -135,12 +134,3 @@ def _draw(there: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(
         [rng.choice(np.flatnonzero(there), half), rng.choice(np.flatnonzero(~there), PROMPTS - half)]
     )
-
-
-def save(model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer, out: Path, size: int) -> None:
-    """Write a folder that `CLIPSegForImageSegmentation.from_pretrained` reads, in fp16 safetensors."""
-    model.to(torch.float16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    CLIPImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-    ).save_pretrained(out)
