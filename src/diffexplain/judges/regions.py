@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffexplain import pocket
 from diffexplain.errors import EditorError
-from diffexplain.quiet import quiet_loading
+from diffexplain.judges.pretrained import Pretrained, pretrained
 from diffexplain.rows import in_rows
 
 ROWS = 16
@@ -48,16 +48,9 @@ class AvatarRegions:
 class CLIPSegRegions:
     """A transformers CLIPSegForImageSegmentation (Lüddecke & Ecker, CVPR 2022) with its processor."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, processor: Any, *, name: str, device: torch.device
-    ) -> None:
+    def __init__(self, clipseg: Pretrained, *, name: str) -> None:
         self.name = name
-        self._device = device
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._side = int(model.config.vision_config.image_size)
-        self._mean = torch.tensor(processor.image_mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(processor.image_std, device=device).view(1, 3, 1, 1)
+        self._clipseg = clipseg
         self._words = lru_cache(maxsize=8192)(self._text)
 
     def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
@@ -74,18 +67,15 @@ class CLIPSegRegions:
         return maps
 
     def _ask(self, images: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-        x = images.to(self._device)
-        if x.shape[-2:] != (self._side, self._side):
-            x = F.interpolate(x, (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 1)
-        answer = self._model(
-            pixel_values=(x - self._mean) / self._std, conditional_embeddings=said.to(self._device)
-        )
+        asked = said.to(self._clipseg.device)
+        pixels = self._clipseg.pixels(images)
+        answer = self._clipseg.model(pixel_values=pixels, conditional_embeddings=asked)
         return torch.sigmoid(answer.logits.float()).cpu()
 
     def _text(self, prompt: str) -> torch.Tensor:
-        tokens = self._tokenizer(prompt, truncation=True, return_tensors="pt").to(self._device)
-        said: torch.Tensor = self._model.get_conditional_embeddings(batch_size=1, **tokens)[0].cpu()
-        return said
+        tokens = self._clipseg.tokens(prompt)
+        said: torch.Tensor = self._clipseg.model.get_conditional_embeddings(batch_size=1, **tokens)
+        return said[0].cpu()
 
 
 def load_segmenter(spec: Any, *, device: torch.device | None = None) -> Segmenter | None:
@@ -104,19 +94,8 @@ def load_segmenter(spec: Any, *, device: torch.device | None = None) -> Segmente
             f"no segmenter {spec!r}; "
             "there are world:avatars, pocket, clipseg:ORG/NAME, clipseg:FOLDER and none"
         )
-    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPSegForImageSegmentation
+    from transformers import CLIPSegForImageSegmentation
 
     source = str(pocket.ROOT / "clipseg") if spec == "pocket" else spec.removeprefix("clipseg:")
-    try:
-        with quiet_loading():
-            model = CLIPSegForImageSegmentation.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True
-            )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        processor = CLIPImageProcessor.from_pretrained(source)
-    except Exception as error:
-        line = (str(error).splitlines() or ["no message"])[0][:200]
-        raise EditorError(
-            f"segmenter {spec!r} cannot be loaded ({line}); download it or name a folder"
-        ) from error
-    return CLIPSegRegions(model, tokenizer, processor, name=spec, device=device or torch.device("cpu"))
+    loaded = pretrained(CLIPSegForImageSegmentation, source, f"segmenter {spec!r}", device)
+    return CLIPSegRegions(loaded, name=spec)
