@@ -53,7 +53,7 @@ class Replay:
     def __post_init__(self) -> None:
         self.name, self.size, self.rows = self.editor.name, self.editor.size, self.editor.rows
         self.default_judge = self.editor.default_judge
-        self.default_segmenter = None
+        self.captioned, self.default_segmenter = self.editor.captioned, None
 
     def settings(self) -> dict[str, Any]:
         """Those of the real editor."""
@@ -79,12 +79,11 @@ class Replay:
             if key not in self.names:
                 self.names.append(key)
             rows.append(self.names.index(key))
-        index = torch.tensor(rows, dtype=torch.float32).view(-1, 1, 1, 1)
-        return Inversion(index, torch.zeros(len(rows), 0, 1, 1, 1), said)
+        return Inversion({"name": torch.tensor(rows)}, said, tuple(seeds), (self.size, self.size))
 
     def edit(self, inversion: Inversion, edits: Sequence[Edit]) -> torch.Tensor:
         """Looked up; what is not known yet is made by the real editor."""
-        owners = [self.names[int(inversion.start[e.row])] for e in edits]
+        owners = [self.names[int(inversion["name"][e.row])] for e in edits]
         keys = [(owner, e.terms) for owner, e in zip(owners, edits, strict=True)]
         new = list(dict.fromkeys(k for k in keys if k not in self.known))
         if new:

@@ -68,52 +68,86 @@ def tiny_clipseg_folder(path: Path, *, size: int = 16) -> Path:
     return path
 
 
-def tiny_pipeline(*, size: int = 16, prediction: str = "epsilon") -> Any:
-    """A StableDiffusionPipeline: latents of half the side, a UNet of three levels that heeds its prompt."""
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+def tiny_pipeline(*, size: int = 16, prediction: str = "epsilon", heed: float = 8, **unet: Any) -> Any:
+    """A StableDiffusionPipeline: latents of half the side, a UNet of three levels that heeds its prompt.
+
+    It does so the more, the larger `heed`, and the more do rounding errors grow on the way.
+    """
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = tiny_tokenizer()
     with _seeded(1):
-        unet = UNet2DConditionModel(
-            sample_size=size // 2,
-            block_out_channels=(8, 16, 16),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            norm_num_groups=4,
-            attention_head_dim=4,
-            cross_attention_dim=WIDTH,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            sample_size=size,
-        )
+        parts = _unet_and_vae(size, heed, cross_attention_dim=WIDTH, **unet)
         text = CLIPTextModel(CLIPTextConfig(**_text(tokenizer)))
-        with torch.no_grad():  # random attention hardly says anything
-            for name, weight in unet.named_parameters():
-                if ".attn2." in name:
-                    weight.mul_(8)
     return StableDiffusionPipeline(
-        vae=vae.eval(),
+        **parts,
         text_encoder=text.eval(),
         tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=DDPMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            prediction_type=prediction,
-            clip_sample=False,
-            steps_offset=1,
-        ),
+        scheduler=DDPMScheduler(**NOISE, prediction_type=prediction, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def tiny_xl_pipeline(*, size: int = 16, heed: float = 8) -> Any:
+    """A StableDiffusionXLPipeline with both its text encoders, otherwise as tiny_pipeline."""
+    from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = tiny_tokenizer()
+    with _seeded(4):
+        parts = _unet_and_vae(
+            size,
+            heed,
+            cross_attention_dim=2 * WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+        )
+        config = CLIPTextConfig(**_text(tokenizer))
+        texts = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
+    return StableDiffusionXLPipeline(
+        **parts,
+        text_encoder=texts[0],
+        text_encoder_2=texts[1],
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=DDPMScheduler(**NOISE, clip_sample=False),
+        add_watermarker=False,
+    )
+
+
+NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+
+
+def _unet_and_vae(size: int, heed: float, **unet: Any) -> dict[str, Any]:
+    """A UNet with cross-attention at all three levels, and an autoencoder of factor two."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    made = UNet2DConditionModel(
+        sample_size=size // 2,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        **unet,
+    )
+    with torch.no_grad():  # random attention hardly says anything
+        for name, weight in made.named_parameters():
+            if ".attn2." in name:
+                weight.mul_(heed)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=size,
+    )
+    return {"unet": made.eval(), "vae": vae.eval()}
 
 
 def tiny_tokenizer() -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from benchmarks.oracle import Oracle, added, edit_readings
 from diffexplain.corpus import load_corpus
 from diffexplain.editors import load_editor
-from diffexplain.editors.ddpm import DDPMEditor
+from diffexplain.editors.ledits import LeditsEditor
 from diffexplain.judges import load_judge
 from diffexplain.worlds import avatars as world
 from training import data
@@ -30,7 +31,7 @@ ROWS = 32  # UNet rows a call: with 64, small waves of the search are mostly pad
 def trial(options: dict[str, float], each: int, oracle: Oracle, folder: Path) -> dict[str, float]:
     """Edit every leaf on `each` avatars; shares by oracle reading."""
     editor = load_editor(str(folder), **options)
-    assert isinstance(editor, DDPMEditor)
+    assert isinstance(editor, LeditsEditor)
     judge, corpus = load_judge(f"clip:{folder.parent / 'clip'}"), load_corpus("avatars")
     pool = world.sample(400, data.CALIBRATION_SEED)
     pairs = [(a, leaf) for k, leaf in enumerate(world.LEAVES) for a in _eligible(pool, leaf, k, each)]
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("src/diffexplain/pocket"))
     parser.add_argument("--editor", default="editor", choices=["editor", "turbo"])
     parser.add_argument("--each", type=int, default=2, help="avatars a leaf")
-    parser.add_argument("--steps", default="6,10")
+    parser.add_argument("--steps", default="5,8")
     parser.add_argument("--skip", default="0,0.1")
     parser.add_argument("--guidance", default="1.5,2")
     parser.add_argument("--threshold", default="0.5,0.7")
@@ -76,8 +77,10 @@ def main() -> None:
         print(options, {k: round(float(v), 3) for k, v in shares.items()}, flush=True)
         tried.append((float(shares["clean"]), options))
     best = choose(tried, asked.each * len(world.LEAVES))
-    stated = {"options": {**best, "rows": ROWS}, "judge": "pocket", "segmenter": "world:avatars"}
-    data.write_json(asked.out / asked.editor / "diffexplain.json", stated)
+    file = asked.out / asked.editor / "diffexplain.json"
+    stated = {**json.loads(file.read_text()), "judge": "pocket", "segmenter": "world:avatars"}
+    stated["options"] = {**stated["options"], **best, "rows": ROWS}
+    data.write_json(file, stated)
     print("written:", stated)
 
 
@@ -88,11 +91,8 @@ def choose(tried: Sequence[tuple[float, dict[str, float]]], n: int) -> dict[str,
     """
     top = max(share for share, _ in tried)
     enough = top - (top * (1 - top) / n) ** 0.5
-
-    def steps(options: dict[str, float]) -> float:
-        return options["steps"] - round(options["skip"] * options["steps"])
-
-    return min((o for s, o in sorted(tried, key=lambda t: -t[0]) if s >= enough), key=steps)
+    likely = [options for share, options in sorted(tried, key=lambda t: -t[0]) if share >= enough]
+    return min(likely, key=lambda options: options["steps"])
 
 
 if __name__ == "__main__":

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffexplain.classifiers import load_classifier
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.editors import Edit, EditorShape, editor_shape, load_editor
+from diffexplain.driving import Bench, Benches, Progress, drive, files
+from diffexplain.editors import Edit, Editor, EditorShape, editor_shape, load_editor
 from diffexplain.editors.loading import FITTING
-from diffexplain.effects import Subject, Tools, invert, measure, prepare
+from diffexplain.effects import Subject, Tools, invert, prepare
 from diffexplain.errors import EditorError, InputError
-from diffexplain.images import Pictures, encode_png, pictures, rounded
+from diffexplain.images import Pictures, pictures, rounded
 from diffexplain.judges import load_judge, load_segmenter
 from diffexplain.planning import Plan, plan
-from diffexplain.ranking import joint_path, rank
-from diffexplain.records import Ask, ConceptResult, Cost, Drift, Effect, JointPath, Request, Result
+from diffexplain.ranking import agreement, joint_path, rank
+from diffexplain.records import ConceptResult, Cost, Drift, Effect, JointPath, Request, Result
 from diffexplain.report import write_report
-from diffexplain.rows import choose_device
-from diffexplain.search import Method, Outcome, Rounds, SearchOptions, search
+from diffexplain.rows import FewerRows, choose_device
+from diffexplain.search import MINIMUM, Method, Outcome, SearchOptions, search, split
 from diffexplain.store import MemoryRun, Run
 from diffexplain.targets import Target, choose_target
 
 #: mean absolute pixel change by inversion alone above which an editor does not fit the pictures.
 DRIFT_LIMIT = 0.05
-
-#: told (what is going on, steps done, steps in all) as a run proceeds.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,8 @@ def explain(
     versus: str | None = None,
     corpus: str | Path | Corpus = "avatars",
     editor: Any = "pocket",
+    editor_options: Mapping[str, Any] | None = None,
+    screen: Any = None,
     judge: Any = None,
     segmenter: Any = None,
     method: Method = "race",
@@ -95,7 +95,9 @@ def explain(
     """Which concepts drive a classifier, how much, and how sure (after DiffEx, Kazimi et al., CVPR 2025).
 
     `classifier`: a spec, module or function; `images`: a folder, files or tensors; `target`: a label,
-    `versus` another one; `corpus`: a bundled name or YAML file; `editor`, `judge`, `segmenter`: specs.
+    `versus` another one; `corpus`: a bundled name or YAML file; `editor`, `judge`, `segmenter`: specs;
+    `editor_options` win over the editor's own. `screen`: a faster editor that makes the race's edits, while
+    all that is reported is made by `editor`, on other pictures; how far the two agree is reported.
     `method`: "race" searches with beam `beam`, "exhaustive" asks everything of every image.
     `budget`: edits in all. `seeds`: noises per image. `out`: the run folder (kept in memory when None).
     `truth(target, results)` adds a column of known effects ("direction concept" -> log-odds).
@@ -109,33 +111,41 @@ def explain(
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(f"strength {strength:g}: give a number above 0; 1 is the editor's own")
     tree = load_corpus(corpus)
-    shape = editor_shape(editor)
+    shape = editor_shape(editor, **(editor_options or {}))
+    screening = editor_shape(screen) if screen is not None else None
     on = choose_device(device)
     segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter, device=on)
     model = load_classifier(classifier, device=on)
     aim = choose_target(model, target, versus)
     given = pictures(images, size=shape.size) if shape.size else None
+    if given and screening:
+        _check_screen(screening, shape, given, options)
     tell("loading models", 0, 1)
-    editing = load_editor(editor, device=on)
+    editing = load_editor(editor, device=on, **(editor_options or {}))
     given = given or pictures(images, size=editing.size)
     judging = load_judge(judge if judge is not None else editing.default_judge, device=on)
     tools = Tools(aim, editing, judging, segments, tree, strength)
-    request = _request(tools, given, seeds, options)
+    fast = tools if screen is None else replace(tools, editor=load_editor(screen, device=on))
+    if screen is not None:
+        _check_screen(fast.editor, editing, given, options)
+    request = _request(tools, fast, given, seeds, options)
     with _opened(out, request, resume) as run:
-        run.record_inputs(_files(run, dict(zip(given.hashes, given.pixels, strict=True))))
-        tell("inverting", 0, len(given) * seeds)
-        inverted = invert(tools, given, seeds)
-        _check_drift(editing.name, given, inverted.reconstructions, seeds, accept_drift)
-        subject = prepare(tools, given, seeds, inverted)
-        run.record_inputs(_files(run, dict(zip(subject.hashes, subject.reconstructions, strict=True))))
+        run.record_inputs(files(run, dict(zip(given.hashes, given.pixels, strict=True))))
+        report = _bench(tools, run, given, seeds, accept_drift, tell)
+        race = report if fast is tools else _bench(fast, run, given, seeds, accept_drift, tell)
+        benches = Benches(race, report)
+        raced, _ = split(given.hashes, options.method)
         expected = plan(tree, given.hashes, seeds, options, shape).edits if progress else 0
 
         def eligible(image: int, seed: int, concept: str, direction: Any) -> bool:
-            return subject.eligible(tree, image, seed, concept, direction)
+            bench = race if image in raced else report
+            return bench.subject.eligible(tree, image, seed, concept, direction)
 
         rounds = search(tree, given.hashes, seeds, eligible, options)
-        rows, outcome = _drive(rounds, run, tools, subject, expected, tell)
-        result = conclude(request, tools, subject, rows, outcome, given, time.monotonic() - started)
+        with _fewer_rows() as told:
+            rows, outcome = drive(rounds, run, benches, expected, tell)
+        result = conclude(request, benches, rows, outcome, given, time.monotonic() - started)
+        result = replace(result, notes=(*result.notes, *told))
         if truth is not None:
             tell("measuring the truth", 0, 1)
             result = replace(result, truth=dict(truth(aim, result.concepts)))
@@ -150,6 +160,8 @@ def foresee(
     *,
     corpus: str | Path | Corpus = "avatars",
     editor: Any = "pocket",
+    editor_options: Mapping[str, Any] | None = None,
+    screen: Any = None,
     method: Method = "race",
     beam: int = 8,
     budget: int | None = None,
@@ -160,9 +172,13 @@ def foresee(
     """What `explain` with these options would cost and could find; loads no model."""
     options = search_options(method, beam, budget, directions, joint_steps)
     _check_counts(seeds=seeds, beam=beam)
-    shape: EditorShape = editor_shape(editor)
+    shape: EditorShape = editor_shape(editor, **(editor_options or {}))
     given = pictures(images, size=shape.size or 512)
-    return plan(load_corpus(corpus), given.hashes, seeds, options, replace(shape, size=shape.size or 512))
+    screening = editor_shape(screen) if screen is not None else None
+    if screening:
+        _check_screen(screening, shape, given, options)
+    sized = replace(shape, size=shape.size or 512)
+    return plan(load_corpus(corpus), given.hashes, seeds, options, sized, screening)
 
 
 def search_options(
@@ -187,16 +203,19 @@ def search_options(
 
 def conclude(
     request: Request,
-    tools: Tools,
-    subject: Subject,
+    benches: Benches,
     rows: Sequence[Effect],
     outcome: Outcome,
     given: Pictures,
     seconds: float,
 ) -> Result:
     """Rank the rows and say what a reader must know."""
+    tools, subject = benches.report.tools, benches.report.subject
     concepts = rank(rows, outcome, tools.corpus)
-    base = 2 * tools.editor.evaluations(Edit(0)) * len(subject.scores)  # inversion and reconstruction
+    screened = benches.race is not benches.report
+    used = (benches.race, benches.report) if screened else (benches.report,)
+    inversions = sum(len(b.subject.scores) for b in used)
+    base = sum(b.tools.editor.evaluations(Edit(0)) * len(b.subject.scores) for b in used)
     return Result(
         request=request,
         score_mean=float(subject.scores.mean()),
@@ -205,60 +224,64 @@ def conclude(
         drift=subject.drift,
         cost=Cost(
             edits=len(rows),
-            inversions=len(subject.scores),
+            inversions=inversions,
             evaluations=base + sum(r.evaluations for r in rows),
             seconds=seconds,
         ),
+        agreement=agreement(concepts) if screened else None,
         notes=(*_warnings(concepts, subject, tools), *outcome.notes, *given.notes, *given.skipped),
     )
 
 
-def _drive(
-    rounds: Rounds, run: Run | MemoryRun, tools: Tools, subject: Subject, expected: int, tell: Progress
-) -> tuple[list[Effect], Outcome]:
-    """Feed the search with measured rows, batch by batch; finished batches are read back, not repeated.
-
-    Batches are a fixed function of the request and of earlier rows, so a resumed run is the same run.
-    """
-    size = max(1, tools.editor.rows // 2)
-    stored: dict[int, list[Effect]] = {}
-    for row in run.rows():
-        stored.setdefault(row.batch, []).append(row)
-    rows: list[Effect] = []
-    batch = 0
-    asks: list[Ask] = []
-    answer: list[Effect] | None = None  # a generator is started by sending nothing
-    while True:
-        try:
-            asks = rounds.send(answer)  # type: ignore[arg-type]
-        except StopIteration as stop:
-            tell("editing", len(rows), len(rows))
-            return rows, stop.value
-        answered: list[Effect] = []
-        for start in range(0, len(asks), size):
-            chunk = asks[start : start + size]
-            made = stored.get(batch)
-            if made is None:
-                made, drawn = measure(tools, subject, chunk, batch)
-                run.append(batch, made, _files(run, drawn))
-            answered += made
-            batch += 1
-            done = len(rows) + len(answered)
-            tell("editing", done, max(expected, done + len(asks) - start - len(chunk)))
-        rows += answered
-        answer = answered
+def _bench(
+    tools: Tools, run: Run | MemoryRun, given: Pictures, seeds: int, accept_drift: bool, tell: Progress
+) -> Bench:
+    """Every picture inverted by an editor, checked for drift, and read."""
+    tell("inverting", 0, len(given) * seeds)
+    inverted = invert(tools, given, seeds)
+    _check_drift(tools.editor.name, given, inverted.reconstructions, seeds, accept_drift)
+    subject = prepare(tools, given, seeds, inverted)
+    run.record_inputs(files(run, dict(zip(subject.hashes, subject.reconstructions, strict=True))))
+    return Bench(tools, subject)
 
 
-def _files(run: Run | MemoryRun, drawn: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    """PNG files by content hash; a run in memory keeps no pictures."""
-    return {name: encode_png(p) for name, p in drawn.items()} if isinstance(run, Run) else {}
+@contextmanager
+def _fewer_rows() -> Iterator[list[str]]:
+    """What was said inside of calls that memory did not hold, each once; other warnings pass."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FewerRows)
+        yield said
+    for warning in caught:
+        if issubclass(warning.category, FewerRows):
+            said += [str(warning.message)] if str(warning.message) not in said else []
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _check_screen(
+    screen: EditorShape | Editor, editor: EditorShape | Editor, given: Pictures, options: SearchOptions
+) -> None:
+    """Raises InputError unless there is a race to screen in, and both editors take the same pictures."""
+    race, _ = split(given.hashes, options.method)
+    if not race:
+        raise InputError(
+            f"screen {screen.name!r}: only the race is screened; search by race and give at least "
+            f"{MINIMUM} images, here are {len(given)}"
+        )
+    if screen.size and editor.size and screen.size != editor.size:
+        raise InputError(
+            f"screen {screen.name!r} makes pictures of {screen.size} pixels and the editor {editor.name!r} "
+            f"of {editor.size}: choose two of one size"
+        )
 
 
 def _opened(out: str | Path | None, request: Request, resume: bool) -> Run | MemoryRun:
     return MemoryRun() if out is None else Run.open(Path(out), request, resume=resume)
 
 
-def _request(tools: Tools, given: Pictures, seeds: int, options: SearchOptions) -> Request:
+def _request(tools: Tools, fast: Tools, given: Pictures, seeds: int, options: SearchOptions) -> Request:
+    screened = fast is not tools
     segmenter = tools.segmenter.name if tools.segmenter else None
     return Request(
         classifier=tools.target.classifier.name,
@@ -275,12 +298,14 @@ def _request(tools: Tools, given: Pictures, seeds: int, options: SearchOptions) 
         search={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
         settings={
             "editor": tools.editor.settings(),
+            **({"screen": fast.editor.settings()} if screened else {}),
             "strength": tools.strength,
             "rows": tools.editor.rows,
             "labels": list(tools.target.classifier.labels),
             "version": version("diffexplain"),
         },
         budget=options.budget,
+        screen=fast.editor.name if screened else None,
     )
 
 

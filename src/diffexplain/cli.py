@@ -36,6 +36,9 @@ Examples:
 - `diffexplain explain timm:resnet50.a1_in1k --images dogs/ --target "golden retriever"
   --editor stable-diffusion-v1-5/stable-diffusion-v1-5 --corpus pets.yaml --out runs/dogs`
 
+- `diffexplain explain timm:resnet50.a1_in1k --images dogs/ --target "golden retriever"
+  --editor sd-1.5 --screen sd-turbo --corpus pets.yaml --out runs/dogs-screened`
+
 - `diffexplain explain mymodule:score --images scans/ --corpus scans.yaml --dry-run`
 """
 
@@ -57,8 +60,18 @@ def explain(
     versus: Annotated[str | None, typer.Option(help="explain the target against this label alone")] = None,
     corpus: Annotated[str, typer.Option(help="bundled name or YAML file of concepts")] = "avatars",
     editor: Annotated[
-        str, typer.Option(help="pocket, pocket-turbo, ORG/NAME on a hub, or a folder")
+        str,
+        typer.Option(
+            help="pocket, pocket-turbo, sd-turbo, sdxl, …, ORG/NAME on the hub or a folder; "
+            "ledits:, turbo:, flow: or instruct: before it chooses the method"
+        ),
     ] = "pocket",
+    editor_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the editor: steps=20")
+    ] = None,
+    screen: Annotated[
+        str | None, typer.Option(help="a faster editor for the race; --editor confirms what survives")
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="pocket or clip:NAME; the editor names a default")] = None,
     segmenter: Annotated[
         str | None,
@@ -88,10 +101,11 @@ def explain(
 
     directions = tuple(direction or ("add", "remove"))
     common: dict[str, Any] = {
-        "corpus": corpus, "editor": editor, "method": search, "beam": beam, "budget": budget,
-        "seeds": seeds, "directions": directions,
+        "corpus": corpus, "editor": editor, "screen": screen, "method": search, "beam": beam,
+        "budget": budget, "seeds": seeds, "directions": directions,
     }  # fmt: skip
     with _errors():
+        common["editor_options"] = _settings(editor_option or [])
         if dry_run:
             _show_plan(api.foresee(str(images), **common), as_json)
             return
@@ -287,9 +301,30 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
         console.print(
             Text(f"together: {' and '.join(j.steps)}: {j.effect:+.2f} ({j.low:+.2f} … {j.high:+.2f})")
         )
+    if (agreed := result.agreement) and agreed.questions:
+        console.print(
+            f"screened by {result.request.screen}: over {agreed.questions} concepts its effects correlate "
+            f"with the confirmed ones by {agreed.correlation:.2f}, {agreed.same_sign:.0%} have the same sign"
+        )
     cost = result.cost
     console.print(f"{cost.edits} edits, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
     console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE, the value as JSON where it is that, else as text."""
+    from diffexplain.errors import InputError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise InputError(f"editor option {pair!r}: give KEY=VALUE, for instance steps=20")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
 def _slug(text: str) -> str:

@@ -169,11 +169,18 @@ def prepare(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | N
     )
 
 
-def terms(caption: Caption, ask: Ask, strength: float) -> tuple[Term, ...]:
-    """The prompts of an edit: for each part, the picture's caption with that part changed."""
+def terms(caption: Caption, ask: Ask, strength: float, captioned: bool = True) -> tuple[Term, ...]:
+    """The prompts of an edit: for each part, the picture's caption with that part changed.
+
+    An editor that is not `captioned` is told the concept alone.
+    """
     found = []
     for concept, direction in zip(ask.edited_as, ask.question.directions, strict=True):
-        prompt, sign = caption.edited(concept, direction)
+        if captioned:
+            prompt, sign = caption.edited(concept, direction)
+        else:
+            node = caption.corpus[concept]
+            prompt, sign = node.phrase or node.prompt, 1.0 if direction == "add" else -1.0
         found.append(Term(prompt, sign * strength))
     return tuple(found)
 
@@ -181,16 +188,32 @@ def terms(caption: Caption, ask: Ask, strength: float) -> tuple[Term, ...]:
 def measure(
     tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
 ) -> tuple[list[Effect], dict[str, torch.Tensor]]:
-    """Make the edits of one batch, score them, check presence and locality: rows and pictures by hash."""
+    """Make the edits of one batch and read them: rows, and pictures by hash."""
+    return read(tools, subject, asks, draw(tools, subject, asks), batch)
+
+
+def draw(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> torch.Tensor:
+    """Make the edits of one batch: (asks, 3, H, W), 8-bit values."""
+    return rounded(tools.editor.edit(subject.inversion, _edits(tools, subject, asks)))
+
+
+def _edits(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> list[Edit]:
     at = [subject.row(a.image, a.seed) for a in asks]
-    edits = [
-        Edit(row, terms(subject.captions[row], a, tools.strength)) for row, a in zip(at, asks, strict=True)
+    return [
+        Edit(row, terms(subject.captions[row], a, tools.strength, tools.editor.captioned))
+        for row, a in zip(at, asks, strict=True)
     ]
-    pictures = rounded(tools.editor.edit(subject.inversion, edits))
+
+
+def read(
+    tools: Tools, subject: Subject, asks: Sequence[Ask], pictures: torch.Tensor, batch: int
+) -> tuple[list[Effect], dict[str, torch.Tensor]]:
+    """Score the edits of one batch, check presence and locality: rows, and pictures by hash."""
+    edits = _edits(tools, subject, asks)
     scores = tools.target.score(pictures).numpy()
     after = presence(tools.judge, tools.corpus, pictures)
     names = hashes(pictures)
-    outside = _outside(tools, subject.reconstructions[at], pictures, asks)
+    outside = _outside(tools, subject.reconstructions[[e.row for e in edits]], pictures, asks)
     rows = []
     for i, (ask, edit) in enumerate(zip(asks, edits, strict=True)):
         before = {c: float(subject.presence[c][edit.row]) for c in ask.edited_as}

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from diffexplain.corpus import Corpus
 from diffexplain.editors import EditorShape
-from diffexplain.records import Ask, Direction, Effect
+from diffexplain.records import RACING, Ask, Direction, Effect
 from diffexplain.search import Outcome, Rounds, SearchOptions, search, split
 
 PICTURE_BYTES = 2.2  # of a lossless picture, per pixel
@@ -35,9 +35,17 @@ class Plan:
 
 
 def plan(
-    corpus: Corpus, images: Sequence[str], seeds: int, options: SearchOptions, shape: EditorShape
+    corpus: Corpus,
+    images: Sequence[str],
+    seeds: int,
+    options: SearchOptions,
+    shape: EditorShape,
+    screen: EditorShape | None = None,
 ) -> Plan:
-    """Play the search against random scores, every fifth removal being possible, and count."""
+    """Play the search against random scores, every fifth removal being possible, and count.
+
+    `screen`: the editor of the race, where it is another.
+    """
     rng = np.random.default_rng(0)
     made: list[Ask] = []
 
@@ -48,8 +56,9 @@ def plan(
     outcome = _played(rounds, made, images, rng)
     _, report = split(images, options.method)
     edits = len(made)
-    evaluations = sum(shape.steps * (1 + len(a.edited_as)) for a in made)
-    evaluations += 2 * shape.steps * len(images) * seeds  # inversion and reconstruction
+    used = {stage: screen if screen and stage in RACING else shape for stage in {a.stage for a in made}}
+    evaluations = sum(used[a.stage].steps * (1 + len(a.edited_as)) for a in made)
+    evaluations += (shape.steps + (screen.steps if screen else 0)) * len(images) * seeds  # inversion
     detectable = detectable_effect(len(report), max(1, len(outcome.reported)))
     warnings = list(outcome.notes)
     if detectable > 3:

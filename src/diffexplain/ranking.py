@@ -8,9 +8,10 @@ from dataclasses import replace
 from math import isnan
 
 import numpy as np
+from scipy.stats import pearsonr, spearmanr
 
 from diffexplain.corpus import Corpus
-from diffexplain.records import ConceptResult, Effect, JointPath, Question, Status
+from diffexplain.records import Agreement, ConceptResult, Effect, JointPath, Question, Status
 from diffexplain.search import Outcome
 from diffexplain.statistics import benjamini_hochberg, mean_effect
 
@@ -33,6 +34,21 @@ def rank(rows: Sequence[Effect], outcome: Outcome, corpus: Corpus) -> tuple[Conc
     qs = benjamini_hochberg([r.p for r in results])
     results = [replace(r, q=float(q)) for r, q in zip(results, qs, strict=True)]
     return tuple(sorted(results, key=_order))
+
+
+def agreement(concepts: Sequence[ConceptResult]) -> Agreement:
+    """The race's effects beside the reported ones, over single questions that have both."""
+    pairs = [
+        (c.race_effect, c.effect) for c in concepts if c.status == "measured" and not isnan(c.race_effect)
+    ]
+    screened, confirmed = np.array(pairs).reshape(-1, 2).T
+    enough = len(pairs) > 2 and np.ptp(screened) > 0 and np.ptp(confirmed) > 0
+    return Agreement(
+        questions=len(pairs),
+        correlation=float(pearsonr(screened, confirmed).statistic) if enough else NAN,
+        rank_correlation=float(spearmanr(screened, confirmed).statistic) if enough else NAN,
+        same_sign=float((np.sign(screened) == np.sign(confirmed)).mean()) if pairs else NAN,
+    )
 
 
 def _order(result: ConceptResult) -> tuple[int, float, str, str]:

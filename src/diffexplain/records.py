@@ -11,6 +11,9 @@ Direction = Literal["add", "remove"]
 Stage = Literal["race", "report", "joint race", "joint report"]
 Status = Literal["measured", "ruled out", "not eligible"]
 
+#: stages whose edits a screening editor makes; the others are reported.
+RACING: tuple[Stage, ...] = ("race", "joint race")
+
 #: joins the concepts of one joint question, e.g. "facewear/glasses + expression/mouth/smile".
 JOIN = " + "
 
@@ -174,6 +177,19 @@ class JointPath:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How the screening editor's effects compare with the confirmed ones, over questions that have both.
+
+    They come from different pictures too, so this is a lower bound of what the editors share.
+    """
+
+    questions: int
+    correlation: float  # Pearson's; nan below three questions
+    rank_correlation: float  # Spearman's
+    same_sign: float  # share
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What was asked of a run; stored in run.json and compared on resume."""
 
@@ -191,6 +207,7 @@ class Request:
     search: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)  # editor settings, row counts, versions
     budget: int | None = None
+    screen: str | None = None  # the editor of the race, where it is another
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +222,7 @@ class Result:
     cost: Cost
     notes: tuple[str, ...]
     truth: dict[str, float] | None = None  # true effects by "direction concept", in worlds that have them
+    agreement: Agreement | None = None  # of the screening editor with the confirming one
     schema: int = SCHEMA_VERSION
 
     def as_dict(self) -> dict[str, Any]:

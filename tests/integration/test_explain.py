@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import diffexplain as dx
 from diffexplain.cli import app
+from diffexplain.editors import Inversion
 from diffexplain.images import decode_png, picture_hash
 from diffexplain.statistics import benjamini_hochberg, mean_effect
 from tests.tiny import tiny_clip_folder, tiny_pipeline_folder
@@ -203,7 +204,7 @@ def test_store_holds_a_row_for_each_edit(kept: dx.Explanation) -> None:
     assert len(stored) == cost.edits > 0
     assert cost.inversions == 16
     spent = sum(r["evaluations"] for r in stored)
-    assert cost.evaluations == spent + 2 * 4 * 16  # four steps, to invert and to reconstruct
+    assert cost.evaluations == spent + 4 * 16  # four steps to invert; the reconstruction costs none
     assert {r["image"] for r in stored} <= set(request.images)
     assert all(0 <= r["presence_after"] <= 1 for r in stored)
 
@@ -397,3 +398,116 @@ def test_dry_run_says_when_images_are_too_few(home: Home) -> None:
     assert not enough.warnings
     assert enough.detectable < few.detectable
     assert asdict(enough)["images"] == 16
+
+
+# --- two speeds -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fast(home: Home) -> Path:
+    """The same models in two steps."""
+    folder = home.folder / "fast"
+    return tiny_pipeline_folder(folder, settings={"options": {"steps": 2, "skip": 0.0, "rows": 8}})
+
+
+def test_the_race_is_screened_and_only_confirmed_effects_are_reported(home: Home, fast: Path) -> None:
+    answer = home.explain(screen=fast, out=home.folder / "screened", beam=2)
+    made = rows(run_folder(answer))
+    costs = {stage: {r["evaluations"] for r in made if r["stage"] == stage} for stage in ("race", "report")}
+    assert costs == {"race": {2 * 2}, "report": {4 * 2}}  # steps · (source and one term)
+    by_stage = {stage: {r["image"] for r in made if r["stage"] == stage} for stage in costs}
+    assert by_stage["race"].isdisjoint(by_stage["report"])  # what is reported owes nothing to the screen
+    alone = home.explain(beam=2)
+    confirmed = {(c.concept, c.direction): c.effect for c in alone.concepts if c.status == "measured"}
+    for concept in answer.concepts:
+        if concept.status == "measured" and (concept.concept, concept.direction) in confirmed:
+            assert concept.effect == confirmed[concept.concept, concept.direction]
+    request = answer.result.request
+    assert (request.editor, request.screen) == (str(home.editor), str(fast))
+    assert request.settings["screen"]["steps"] == 2
+    agreed = answer.result.agreement
+    assert agreed is not None
+    assert agreed.questions == sum(
+        c.status == "measured" and not np.isnan(c.race_effect) for c in answer.concepts
+    )
+    assert alone.result.agreement is None
+    assert answer.result.cost.inversions == 32
+
+
+def test_a_screened_run_goes_on_where_it_was(home: Home, fast: Path) -> None:
+    whole = home.explain(screen=fast, beam=2, out=home.folder / "whole")
+    folder = home.folder / "cut"
+    seen = 0
+
+    def stop(what: str, done: int, total: int) -> None:
+        nonlocal seen
+        seen += what == "editing"
+        if seen == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        home.explain(screen=fast, beam=2, out=folder, progress=stop)
+    again = home.explain(screen=fast, beam=2, out=folder, resume=True)
+    assert timeless(again.result) == timeless(whole.result)
+    with pytest.raises(dx.RunError):
+        home.explain(beam=2, out=folder, resume=True)  # another question
+
+
+@pytest.mark.parametrize("changes", [dict(method="exhaustive"), dict(images=4)])
+def test_without_a_race_there_is_nothing_to_screen(home: Home, fast: Path, changes: dict[str, Any]) -> None:
+    options = dict(changes)
+    if "images" in options:
+        options["images"] = home.pictures[: options["images"]]
+    with pytest.raises(dx.InputError, match="only the race is screened"):
+        home.explain(screen=fast, **options)
+
+
+def test_editors_of_two_sizes_do_not_screen_for_each_other(home: Home) -> None:
+    with pytest.raises(dx.InputError, match="two of one size"):
+        home.explain(screen="pocket")
+
+
+def test_the_plan_counts_the_screen(home: Home, fast: Path) -> None:
+    common = {"corpus": home.folder / "tree.yaml", "editor": home.editor}
+    alone = dx.foresee(home.pictures, **common)
+    screened = dx.foresee(home.pictures, screen=fast, **common)
+    assert screened.edits == alone.edits
+    assert screened.evaluations < alone.evaluations
+
+
+def test_settings_of_the_editor_come_from_the_command_line(home: Home, fast: Path) -> None:
+    out = home.folder / "set"
+    done = home.command(
+        "--editor-option", "steps=3", "--editor-option", "mask=none", "--accept-drift", "--screen", str(fast),
+        beam=2, out=out,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "screened by" in done.output
+    settings = json.loads((out / "run.json").read_text())["request"]["settings"]["editor"]
+    assert (settings["steps"], settings["mask"]) == (3, "none")
+    wrong = home.command("--editor-option", "steps", out=home.folder / "never")
+    assert wrong.exit_code == 2
+    assert "give KEY=VALUE" in wrong.output
+
+
+def test_one_batch_is_read_while_the_next_is_drawn(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does; the rows are the same to the last bit."""
+    import threading
+
+    from diffexplain import driving
+
+    plain = home.explain(out=home.folder / "plain", beam=2)
+    readers: set[int] = set()
+    reading = driving.read
+
+    def noted(*args: Any) -> Any:
+        readers.add(threading.get_ident())
+        return reading(*args)
+
+    monkeypatch.setattr(Inversion, "on_gpu", property(lambda self: True))
+    monkeypatch.setattr(driving, "read", noted)
+    overlapped = home.explain(out=home.folder / "overlapped", beam=2)
+    assert readers
+    assert threading.get_ident() not in readers
+    assert timeless(overlapped.result) == timeless(plain.result)
+    assert [dict(r) for r in rows(run_folder(overlapped))] == [dict(r) for r in rows(run_folder(plain))]

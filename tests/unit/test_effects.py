@@ -159,7 +159,7 @@ def subject(seen: Mapping[str, Sequence[float]], seeds: int = 1) -> Subject:
         images=("a", "b"),
         seeds=seeds,
         captions=(),
-        inversion=Inversion(empty, empty, ()),
+        inversion=Inversion({}, (), (), (0, 0)),
         reconstructions=empty,
         hashes=(),
         scores=np.zeros(0),
@@ -225,6 +225,11 @@ def test_a_joint_edit_has_a_term_each():
 def test_a_leaf_that_stands_in_lends_its_prompt():
     asked = Ask(0, 0, Question.single("look", "add"), ("look/shiny",), "report")
     assert terms(CAPTION, asked, 1.0) == (Term("cap, red, shiny", 1.0),)
+
+
+def test_an_editor_by_instruction_is_told_the_change_alone():
+    asked = ask(("hat/cap", "add"), ("hair/red", "remove"))
+    assert terms(CAPTION, asked, 0.5, captioned=False) == (Term("cap", 0.5), Term("red", -0.5))
 
 
 # --- noise and probability --------------------------------------------------------------------------
@@ -345,9 +350,9 @@ def test_drift_is_how_far_inversion_alone_moved_pictures_and_scores(
 def test_a_picture_has_the_same_noise_in_whatever_company(tools: Tools, given: Pictures, prepared: Subject):
     one = Pictures(given.pixels[1:2], given.names[1:2], given.hashes[1:2], (), ())
     made = invert(tools, one, 2)
-    assert torch.equal(made.inversion.start, prepared.inversion.start[2:4])
+    assert torch.equal(made.inversion["start"], prepared.inversion["start"][2:4])
     assert torch.equal(made.reconstructions, prepared.reconstructions[2:4])
-    assert not torch.equal(made.inversion.start[0], made.inversion.start[1])
+    assert not torch.equal(made.inversion["start"][0], made.inversion["start"][1])
 
 
 def test_a_picture_is_inverted_from_its_caption(tools: Tools, given: Pictures, prepared: Subject):
@@ -356,8 +361,8 @@ def test_a_picture_is_inverted_from_its_caption(tools: Tools, given: Pictures, p
     assert prepared.inversion.prompts == tuple(c.text for c in prepared.captions)
     noise = [generator_seed(h, s) for h in given.hashes for s in range(2)]
     blank = tools.editor.invert(given.pixels.repeat_interleave(2, dim=0), noise)
-    assert torch.equal(blank.start, prepared.inversion.start)
-    assert not torch.allclose(blank.residuals, prepared.inversion.residuals, atol=1e-4)
+    assert torch.equal(blank["start"], prepared.inversion["start"])
+    assert not torch.allclose(blank["residuals"], prepared.inversion["residuals"], atol=1e-4)
 
 
 def test_an_inversion_in_hand_is_not_made_again(tools: Tools, given: Pictures, prepared: Subject):

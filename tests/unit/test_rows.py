@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diffexplain.rows import choose_device, in_rows
+from diffexplain.rows import FewerRows, choose_device, in_rows
 
 light = settings(max_examples=60, deadline=None)
 
@@ -68,3 +69,29 @@ def test_auto_takes_the_best_device(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert choose_device().type == chosen
     assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("holds", [1, 3, 5])
+def test_what_memory_does_not_hold_is_made_in_smaller_calls(holds: int) -> None:
+    seen: list[int] = []
+
+    def greedy(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(x) > holds:
+            raise torch.OutOfMemoryError("no room")
+        seen.append(len(x))
+        return x * 2, x + 1
+
+    x = torch.arange(11.0)
+    with pytest.warns(FewerRows, match="8 rows a call: 4 now"):
+        doubled, more = in_rows(greedy, x, rows=8)
+    assert torch.equal(doubled, x * 2)  # no row is lost
+    assert torch.equal(more, x + 1)
+    assert set(seen) == {2 ** int(np.log2(holds))}
+
+
+def test_where_not_even_one_row_fits_the_error_stays() -> None:
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(FewerRows):
+        in_rows(full, torch.zeros(4), rows=2)

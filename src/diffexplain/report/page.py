@@ -157,12 +157,20 @@ def _asked(result: Result) -> list[Fact]:
         ("Mean score of the reconstructions", wording.signed(result.score_mean)),
         ("Corpus", f"{request.corpus} (hash {request.corpus_hash})"),
         ("Editor", request.editor),
+        *([("Screening editor of the race", request.screen)] if request.screen else []),
         ("Judge of presence", request.judge),
         ("Segmenter", request.segmenter or "none"),
         ("Images", wording.count(len(request.images))),
         ("Seeds per image", wording.count(request.seeds)),
         ("Budget", "none" if request.budget is None else f"{wording.count(request.budget)} edits"),
     ]
+    if agreed := result.agreement:
+        told = (
+            f"over {agreed.questions} questions, on other pictures: correlation "
+            f"{wording.plain(agreed.correlation, 2)}, of ranks {wording.plain(agreed.rank_correlation, 2)}, "
+            f"same sign {wording.plain(agreed.same_sign, 2)}"
+        )
+        facts.append(("Screened against confirmed effects", told))
     counted = [f"{statuses.count(s)} {s}" for s in ("measured", "ruled out", "not eligible")]
     return [*facts, ("Questions", f"{len(statuses)}: " + ", ".join(counted))]
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from diffexplain.errors import RunError
-from diffexplain.records import ConceptResult, Result
+from diffexplain.records import Agreement, ConceptResult, Result
 from diffexplain.report import write_report
 from diffexplain.report.album import LADDER, Album, choose, encode
 from diffexplain.report.axis import Axis
@@ -155,6 +155,17 @@ def test_truth_stands_beside_the_estimate_only_where_it_is_known() -> None:
     unknown = asked(*concepts)
     assert 'class="diamond"' not in unknown
     assert "true effect" not in text_of(unknown).lower()
+
+
+def test_a_screened_run_says_how_far_the_two_editors_agree() -> None:
+    screened = replace(
+        factories.result([concept_result("hat", effect=1.0, q=0.01)], screen="pocket-turbo"),
+        agreement=Agreement(7, 0.91, 0.8, 1.0),
+    )
+    shown = text_of(page(screened, picture))
+    assert "pocket-turbo" in shown
+    assert "over 7 questions, on other pictures: correlation 0.91, of ranks 0.80, same sign 1.00" in shown
+    assert "Screen" not in text_of(asked(concept_result("hat", effect=1.0, q=0.01)))
 
 
 def test_a_failed_edit_is_not_called_no_influence() -> None:
