@@ -1,6 +1,6 @@
 """Make the pocket models: `python -m training.make_world --device auto --minutes 180`.
 
-Parts: clip, clip_vision, clip_text, clipseg, autoencoder, decoder, unet, turbo, oracle, classifiers. Each
+Parts: clip, clip_vision, clip_text, clipseg_vision, clipseg, autoencoder, decoder, unet, turbo, oracle, classifiers. Each
 has a share of the minutes, resumes from its checkpoint in --work, and writes standard folders with fp16
 safetensors to --out.
 """
@@ -22,7 +22,8 @@ SHARES = {
     "clip": 0.12,
     "clip_vision": 0.1,
     "clip_text": 0.05,
-    "clipseg": 0.06,
+    "clipseg_vision": 0.06,
+    "clipseg": 0.15,
     "autoencoder": 0.15,
     "decoder": 0.05,
     "unet": 0.5,
@@ -34,6 +35,7 @@ RECIPES = {
     "clip": clip.train,
     "clip_vision": clip.train_vision,
     "clip_text": clip.train_text,
+    "clipseg_vision": clipseg.train_vision,
     "clipseg": clipseg.train,
     "autoencoder": autoencoder.train,
     "decoder": autoencoder.train_decoder,

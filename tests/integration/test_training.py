@@ -151,11 +151,14 @@ def test_a_training_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> N
     assert not torch.equal(longer, first)
 
 
-def test_the_frozen_half_of_the_clipseg_is_the_clip(made: Path) -> None:
+def test_the_clipseg_reads_as_the_clip_does_and_has_learned_to_look(made: Path) -> None:
     clip, whole = (load_file(made / "pocket" / p / "model.safetensors") for p in ("clip", "clipseg"))
     shared = [k for k in clip if f"clip.{k}" in whole]
-    assert len(shared) > 50
-    assert all(torch.equal(clip[k], whole[f"clip.{k}"]) for k in shared)
+    looks = [k for k in shared if k.startswith("vision_model.")]
+    reads = [k for k in shared if k not in looks]
+    assert min(len(looks), len(reads)) > 20
+    assert all(torch.equal(clip[k], whole[f"clip.{k}"]) for k in reads)
+    assert any(not torch.equal(clip[k], whole[f"clip.{k}"]) for k in looks)
 
 
 def test_the_decoder_is_trained_without_moving_the_latents(made: Path) -> None:
@@ -215,8 +218,8 @@ def test_captions_are_empty_single_or_free() -> None:
 
 
 def test_the_fewest_steps_within_a_standard_error_are_chosen() -> None:
-    slow, quick, poor = ({"steps": s, "skip": k} for s, k in ((10, 0.0), (6, 0.1), (4, 0.0)))
-    other = {"steps": 5, "skip": 0.0}  # as few steps as six less the first
+    slow, quick, poor = ({"steps": s, "skip": k} for s, k in ((10, 0.0), (5, 0.1), (4, 0.0)))
+    other = {"steps": 5, "skip": 0.0}  # as few steps
     assert calibrate.choose([(0.92, slow), (0.91, quick), (0.80, poor)], 256) is quick
     assert calibrate.choose([(0.92, slow), (0.91, quick), (0.80, poor)], 100_000) is slow
     assert calibrate.choose([(0.905, other), (0.92, slow), (0.91, quick)], 256) is quick
