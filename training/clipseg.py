@@ -131,7 +131,7 @@ class Masked:
 
 
 def train_vision(folder: Path, out: Path, size: int, n: int, minutes: float, device: torch.device) -> None:
-    """Teach the vision tower of `out/clip` where things are; save it in `out/clipseg`, the decoder untaught."""
+    """Teach the vision tower of `out/clip` where things are; save it in `out/clipseg`, decoder untaught."""
     torch.manual_seed(8)
     masked = Masked.of(n, size, folder)
     source = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32)

@@ -1,8 +1,8 @@
 """Make the pocket models: `python -m training.make_world --device auto --minutes 180`.
 
-Parts: clip, clip_vision, clip_text, clipseg_vision, clipseg, autoencoder, decoder, unet, turbo, oracle, classifiers. Each
-has a share of the minutes, resumes from its checkpoint in --work, and writes standard folders with fp16
-safetensors to --out.
+Parts: clip, clip_vision, clip_text, clipseg_vision, clipseg, autoencoder, decoder, unet, turbo, oracle,
+classifiers. Each has a share of the minutes, resumes from its checkpoint in --work, and writes standard
+folders with fp16 safetensors to --out.
 """
 
 from __future__ import annotations

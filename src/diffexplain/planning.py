@@ -15,6 +15,7 @@ from diffexplain.editors import EditorShape
 from diffexplain.records import RACING, Ask, Direction, Effect
 from diffexplain.search import Outcome, Rounds, SearchOptions, search, split
 
+PLAYS = 5
 PICTURE_BYTES = 2.2  # of a lossless picture, per pixel
 
 
@@ -42,18 +43,19 @@ def plan(
     shape: EditorShape,
     screen: EditorShape | None = None,
 ) -> Plan:
-    """Play the search against random scores, every fifth removal being possible, and count.
+    """Play the search against random scores a few times, every fifth removal being possible, and count.
 
-    `screen`: the editor of the race, where it is another.
+    `screen`: the editor of the race, where it is another. The play of middle length is what is planned.
     """
-    rng = np.random.default_rng(0)
-    made: list[Ask] = []
 
     def eligible(image: int, seed: int, concept: str, direction: Direction) -> bool:
         return direction == "add" or (image + len(concept)) % 5 == 0
 
-    rounds = search(corpus, images, seeds, eligible, options)
-    outcome = _played(rounds, made, images, rng)
+    plays = [
+        _played(search(corpus, images, seeds, eligible, options), images, np.random.default_rng(play))
+        for play in range(PLAYS)
+    ]
+    made, outcome = sorted(plays, key=lambda play: len(play[0]))[PLAYS // 2]
     _, report = split(images, options.method)
     edits = len(made)
     used = {stage: screen if screen and stage in RACING else shape for stage in {a.stage for a in made}}
@@ -81,16 +83,16 @@ def plan(
     )
 
 
-def _played(rounds: Rounds, made: list[Ask], images: Sequence[str], rng: np.random.Generator) -> Outcome:
-    """Answer every round with imagined rows, note the asks, and return what the search decided."""
+def _played(rounds: Rounds, images: Sequence[str], rng: np.random.Generator) -> tuple[list[Ask], Outcome]:
+    """Answer every round with imagined rows: all that was asked, and what the search decided."""
+    made: list[Ask] = []
     try:
         asks = next(rounds)
         while True:
             made.extend(asks)
             asks = rounds.send([_imagined(a, images, rng) for a in asks])
     except StopIteration as stop:
-        outcome: Outcome = stop.value
-        return outcome
+        return made, stop.value
 
 
 def _imagined(ask: Ask, images: Sequence[str], rng: np.random.Generator) -> Effect:

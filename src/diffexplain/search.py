@@ -1,10 +1,13 @@
-"""Which edit to ask next, and when to stop: a beam search over the concept tree that races.
+"""Which edit to ask next, and when to stop: a beam over the concept tree, found by a race of its leaves.
 
 After DiffEx, Algorithm 1 (Kazimi et al., CVPR 2025), as a generator: it yields rounds of asks, receives
-the measured rows, and never sees a model. Racing (Maron & Moore 1994) gives no more edits to candidates
-that cannot reach the beam any more. A race edit is always made with a leaf and counts for every node
-above it; a node is worth its best leaf, so children that cancel are not overlooked. The pictures of
-the race are never those of the report.
+the measured rows, and never sees a model. Instead of scoring level after level it looks for the B strongest
+leaves; they and the nodes above them are the beam of every level. First a spread of leaves is edited: all
+in a small tree, √(first · leaves) of them in a large one. After each round `racing` says, from a leaf's own
+rows and its relatives', how likely it is on the wrong side of the beam's edge, and the most doubtful get the
+next edits: racing (Maron & Moore 1994), where edited and unedited leaves compete as the arms of a tree do in
+hierarchical optimistic optimisation (Bubeck et al. 2011). The race ends when (1 − confidence) · B leaves at
+most are expected to be on the wrong side. Its pictures are never those of the report.
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from hashlib import blake2b
-from math import fsum, inf, sqrt
+from itertools import accumulate, zip_longest
+from math import inf, isqrt, sqrt
 from typing import Literal
 
 from scipy.special import ndtri
 
 from diffexplain.corpus import Concept, Corpus
+from diffexplain.racing import Belief, Seen, beliefs, doubts, in_turns, noise
 from diffexplain.records import Ask, Direction, Effect, Question, Stage
 from diffexplain.statistics import mean_effect
 
+WAVES = 8  # a wave edits an eighth of what the race has spent at most, or `wave` leaves a place
 MINIMUM = 8  # images below which racing and reporting cannot share
 
 Method = Literal["race", "exhaustive"]
@@ -37,9 +43,10 @@ class SearchOptions:
     method: Method = "race"
     beam: int = 8  # B: candidates kept at each level
     delta: float = 0.1  # δ, log-odds: what an effect must be able to reach
-    confidence: float = 0.9  # of a race interval
-    wave: int = 8  # race edits an inner node gets at a time
+    confidence: float = 0.95  # share of the beam that is to be right
+    wave: int = 8  # leaves raced at a time for each place in the beam
     leaf_wave: int = 2  # race edits a leaf gets at a time
+    first: int = 256  # leaves of a tree up to which each is edited
     joint_steps: int = 3  # longest joint path
     joint_tries: int = 3  # candidates tried at each joint step
     directions: tuple[Direction, ...] = ("add", "remove")
@@ -87,7 +94,8 @@ class _Search:
         self.corpus, self.seeds, self.eligible, self.options = corpus, seeds, eligible, options
         self.race, self.report = split(images, options.method)
         self.rows: dict[tuple[str, str], list[Effect]] = defaultdict(list)
-        self.turns: dict[tuple[str, Direction], deque[Ask]] = {}
+        self.seen: dict[Question, Seen] = {}  # of leaves, in the race
+        self.turns: dict[Question, deque[Ask]] = {}
         self.spent = 0
         self.cut = False  # whether the budget cut the race
         self.notes: list[str] = []
@@ -100,26 +108,33 @@ class _Search:
     def run(self) -> Rounds:
         if not self.race:
             return (yield from self._exhaustive())
-        asked: dict[Question, None] = {}
-        kept: dict[Question, None] = {}
-        level = [q for d in self.options.directions for q in self._candidates(self.corpus.roots, d)]
-        while True:
-            asked.update(dict.fromkeys(level))
-            beam = yield from self._race(level)
-            kept.update(dict.fromkeys(beam))
-            if all(self._node(q).is_leaf for q in beam):
-                break
-            level = [q for q in beam if self._node(q).is_leaf]
-            for q in beam:
-                level += self._candidates(self._node(q).children, q.directions[0])
+        beam = yield from self._race()
         steps = yield from self._joint(beam)
         if self.cut:
             self.notes.append(
                 f"the budget of {self.options.budget} edits ended the race early; half of it is the report's"
             )
-        best = [*beam, *(q for q in kept if q not in beam)]
-        reported, joint = yield from self._report(best, steps)
-        return Outcome(tuple(asked), reported, joint, tuple(self.notes), self._ineligible(asked))
+        above = dict.fromkeys(a for q in beam for a in self._above(q))
+        asked = self._asked(above)
+        reported, joint = yield from self._report([*beam, *above], steps)
+        return Outcome(asked, reported, joint, tuple(self.notes), self._ineligible(asked))
+
+    def _above(self, question: Question) -> list[Question]:
+        """The same of every node above, the nearest first."""
+        found: list[Question] = []
+        above = self._node(question).parent
+        while above is not None and above in self.corpus:
+            found.append(Question.single(above, question.directions[0]))
+            above = self.corpus[above].parent
+        return found
+
+    def _asked(self, above: Iterable[Question]) -> tuple[Question, ...]:
+        """The roots and the children of every node above the beam, level by level."""
+        nodes = sorted(above, key=lambda q: self._node(q).depth)
+        level = [q for d in self.options.directions for q in self._candidates(self.corpus.roots, d)]
+        for q in nodes:
+            level += self._candidates(self._node(q).children, q.directions[0])
+        return tuple(dict.fromkeys(level))
 
     def _candidates(self, concepts: Iterable[str], direction: Direction) -> list[Question]:
         return [Question.single(c, direction) for c in concepts if self._leaves(c, direction)]
@@ -136,53 +151,86 @@ class _Search:
             q
             for q in questions
             if not any(
-                self.eligible(i, s, leaf, q.directions[0])
-                for leaf in self._leaves(q.concept, q.directions[0])
+                self.eligible(i, s, concept, q.directions[0])
+                for concept in self._edited(q)
                 for i in images
                 for s in range(self.seeds)
             )
         )
 
+    def _edited(self, question: Question) -> list[str]:
+        """What is edited for a question: its leaves; without a race also the node itself, if it has words."""
+        own = [question.concept] if not self.race and self._node(question).prompt else []
+        return own + self._leaves(question.concept, question.directions[0])
+
     # -- the race ---------------------------------------------------------------------------------
 
-    def _race(self, level: list[Question]) -> Generator[list[Ask], Sequence[Effect], list[Question]]:
-        """Give edits wave by wave, dropping candidates that cannot reach the beam; return the beam."""
-        alive = self._ruled(level)  # by what the levels above have shown of its leaves
-        for _ in range(max(2, len(self.race))):
-            asks = self._affordable([a for q in alive for a in self._wave(q)])
-            if not asks:
-                break
-            yield from self._ask(asks)
-            alive = self._ruled(alive)
-            if len(alive) <= self.options.beam:
-                break
-        worth = self._worths(alive)
-        reach = [q for q in alive if worth[q][2] >= self.options.delta]
-        return sorted(reach, key=lambda q: -worth[q][1])[: self.options.beam]
+    def _race(self) -> Generator[list[Ask], Sequence[Effect], list[Question]]:
+        """Edit a spread of leaves, then the most doubtful ones, wave by wave; return the beam of leaves."""
+        leaves = [q for q in self._spread() if self._turn(q)]
+        first = min(len(leaves), isqrt(self.options.first * len(leaves)))
+        asks = self._wave(leaves[:first], self.options.leaf_wave)
+        while paid := self._affordable(asks):
+            yield from self._ask(paid)
+            asks = self._wave(self._doubtful(leaves), 1)
+        return self._beam(leaves)
 
-    def _wave(self, question: Question) -> list[Ask]:
-        """The next few (leaf, image) pairs under a candidate: least edited leaf first, on its next image."""
-        direction = question.directions[0]
-        leaves = self._leaves(question.concept, direction)
-        size = self.options.leaf_wave if self._node(question).is_leaf else self.options.wave
-        done = {leaf: len(self.rows[leaf, direction]) for leaf in leaves if self._turn(leaf, direction)}
-        found: list[Ask] = []
-        while len(found) < size and done:
-            leaf = min(done, key=done.__getitem__)
-            turn = self._turn(leaf, direction)
-            found.append(turn.popleft())
-            done[leaf] += 1
-            if not turn:
-                del done[leaf]
-        return found
+    def _spread(self) -> list[Question]:
+        """Every leaf in every direction, from all over the tree in turns."""
+        leaves = [self.corpus[x] for x in in_turns(self.corpus, self.corpus.roots)]
+        return [
+            Question.single(x.path, d) for x in leaves for d in self.options.directions if d in x.directions
+        ]
 
-    def _turn(self, leaf: str, direction: Direction) -> deque[Ask]:
+    def _wave(self, leaves: Sequence[Question], fresh: int) -> list[Ask]:
+        """The next few edits of each of these leaves, `fresh` of one that had none yet."""
+        sizes = [self.options.leaf_wave if q in self.seen else fresh for q in leaves]
+        taken = [
+            [turn.popleft() for _ in range(min(size, len(turn)))]
+            for size, turn in zip(sizes, map(self._turn, leaves), strict=True)
+        ]
+        return [ask for asks in zip_longest(*taken) for ask in asks if ask]
+
+    def _doubtful(self, leaves: Sequence[Question]) -> list[Question]:
+        """The leaves to edit next, the most doubtful first; none when little doubt is left."""
+        doubt = doubts(self._beliefs(leaves), self.options.beam, self.options.delta)
+        spare = (1 - self.options.confidence) * self.options.beam
+        some = [i for i, q in enumerate(leaves) if doubt[i] > spare / len(leaves) and self._turn(q)]
+        some.sort(key=lambda i: -doubt[i])
+        left = list(accumulate(doubt[i] for i in reversed(some)))[::-1]  # what it and those after it hold
+        if not left or left[0] <= spare:
+            return []
+        least, most = self.options.wave * self.options.beam, self.spent // WAVES
+        enough = sum(rest > spare for rest in left)
+        return [leaves[i] for i in some[: max(least, min(most, enough))]]
+
+    def _beliefs(self, leaves: Sequence[Question]) -> list[Belief]:
+        """What each leaf may be worth; each direction has families of its own."""
+        sigma = noise(self.seen.values())
+        found: dict[Question, Belief] = {}
+        for d in self.options.directions:
+            mine = [q for q in leaves if q.direction == d]
+            seen = {q.concept: self.seen[q] for q in mine if q in self.seen}
+            paths = [q.concept for q in mine]
+            belief = beliefs(self.corpus, paths, seen, sigma=sigma, scale=self.options.delta)
+            found.update(zip(mine, belief, strict=True))
+        return [found[q] for q in leaves]
+
+    def _beam(self, leaves: Sequence[Question]) -> list[Question]:
+        """The strongest edited leaves among those that may reach δ, by an interval of their own rows."""
+        z, sigma = ndtri(0.5 + self.options.confidence / 2), noise(self.seen.values())
+        value = {q: abs(b.mean) for q, b in zip(leaves, self._beliefs(leaves), strict=True)}
+        high = {q: abs(seen.mean) + z * sigma / sqrt(seen.edits) for q, seen in self.seen.items()}
+        reach = [q for q in leaves if q in high and high[q] >= self.options.delta]
+        return sorted(reach, key=lambda q: -value[q])[: self.options.beam]
+
+    def _turn(self, question: Question) -> deque[Ask]:
         """Race edits of a leaf still to ask, starting at an image of its own so that leaves spread."""
-        if (leaf, direction) not in self.turns:
-            start = int.from_bytes(blake2b(leaf.encode(), digest_size=2).digest(), "little") % len(self.race)
-            turn = self.race[start:] + self.race[:start]
-            self.turns[leaf, direction] = deque(self._asks(Question.single(leaf, direction), turn, "race"))
-        return self.turns[leaf, direction]
+        if question not in self.turns:
+            digest = blake2b(question.concept.encode(), digest_size=2).digest()
+            start = int.from_bytes(digest, "little") % len(self.race)
+            self.turns[question] = deque(self._asks(question, self.race[start:] + self.race[:start], "race"))
+        return self.turns[question]
 
     def _asks(self, question: Question, images: Sequence[int], stage: Stage) -> list[Ask]:
         """A question, as itself, of every image where it is eligible in all its parts."""
@@ -194,45 +242,11 @@ class _Search:
             if all(self.eligible(i, s, c, d) for c, d in parts)
         ]
 
-    def _ruled(self, alive: list[Question]) -> list[Question]:
-        """The candidates that can still reach the beam."""
-        worth = self._worths(alive)
-        lows = sorted((low for low, _, _ in worth.values()), reverse=True)
-        bar = lows[self.options.beam - 1] if len(lows) > self.options.beam else -inf
-        return [q for q in alive if worth[q][2] >= bar]
-
-    def _worths(self, questions: Iterable[Question]) -> dict[Question, tuple[float, float, float]]:
-        reach = float(ndtri(0.5 + self.options.confidence / 2)) * self._spread()
-        return {q: self._worth(q, reach) for q in questions}
-
-    def _worth(self, question: Question, reach: float) -> tuple[float, float, float]:
-        """(low, value, high) of the largest |mean Δ| among the leaves under a candidate.
-
-        A leaf that was not edited yet, but can be, may be worth anything.
-        """
-        low = value = high = 0.0
-        direction = question.directions[0]
-        for leaf in self._leaves(question.concept, direction):
-            if rows := self.rows[leaf, direction]:
-                mean, half = abs(_mean(rows)), reach / sqrt(len(rows))
-                low, value, high = max(low, mean - half), max(value, mean), max(high, mean + half)
-            elif self._turn(leaf, direction):
-                high = inf
-        return low, value, high
-
-    def _spread(self) -> float:
-        """Standard deviation of Δ within leaves, pooled over all leaves edited at least twice."""
-        groups = [rows for rows in self.rows.values() if len(rows) > 1]
-        freedom = sum(len(rows) - 1 for rows in groups)
-        means = [_mean(rows) for rows in groups]
-        squares = ((r.change - m) ** 2 for rows, m in zip(groups, means, strict=True) for r in rows)
-        return sqrt(fsum(squares) / freedom) if freedom else inf
-
     # -- the joint path -----------------------------------------------------------------------------
 
     def _joint(self, beam: list[Question]) -> Generator[list[Ask], Sequence[Effect], tuple[Question, ...]]:
         """Greedy: keep a combination if it beats the path so far, as a paired difference (race images)."""
-        means = {q: _mean(rows) for q in beam if (rows := self.rows[q.concept, q.direction])}
+        means = {q: self.seen[q].mean for q in beam}
         if not means or self.options.joint_steps < 2:
             return ()
         best, *others = sorted(means, key=lambda q: -abs(means[q]))
@@ -240,7 +254,7 @@ class _Search:
         path = best
         steps: tuple[Question, ...] = (best,)
         rivals = [q for q in others if sign * means[q] > 0 and self._compatible(steps, q)]
-        asks = list(self._turn(best.concept, best.directions[0])) if rivals else []
+        asks = list(self._turn(best)) if rivals else []
         while len(steps) < self.options.joint_steps:
             found = None
             for rival in [q for q in rivals if self._compatible(steps, q)][: self.options.joint_tries]:
@@ -352,11 +366,9 @@ class _Search:
         for row in rows:
             if row.eligible:
                 self.rows[row.concept, row.direction].append(row)
-
-
-def _mean(rows: Sequence[Effect]) -> float:
-    """Mean Δ, the same to the last bit in whatever order the rows came."""
-    return fsum(r.change for r in rows) / len(rows)
+        for q in dict.fromkeys(ask.question for ask in asks if ask.stage == "race"):
+            if mine := self.rows[q.concept, q.direction]:
+                self.seen[q] = Seen.of([r.change for r in mine])
 
 
 def _covers(paths: Iterable[str], concept: str) -> bool:

@@ -47,7 +47,7 @@ class Looking:
 
 @contextmanager
 def looking(unet: Any) -> Iterator[None]:
-    """Cross-attention of the way down and up can be read inside; the UNet's own processors come back after."""
+    """Cross-attention of the way down and up can be read inside; the UNet's own processors come back."""
     own = dict(unet.attn_processors)
     unet.set_attn_processor(
         {name: Looking(p, "attn2" in name and "mid_block" not in name) for name, p in own.items()}

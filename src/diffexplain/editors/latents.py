@@ -51,7 +51,10 @@ class LatentDiffusion:
         compiled: bool = False,
         embedded_guidance: float = 4.0,
     ) -> None:
-        """`rows` 0: as many as fit. `offload`: parts lie in main memory while they are not used. `compiled`: torch.compile the UNet."""
+        """`rows` 0: as many as fit. `offload`: parts lie in main memory while they are not used.
+
+        `compiled`: torch.compile the UNet.
+        """
         self.device, self._dtype, self._offload = device, dtype, offload
         home = torch.device("cpu") if offload else device
         self._unet = _placed(pipeline.unet, home, dtype).to(memory_format=torch.channels_last)
@@ -212,7 +215,7 @@ class LatentDiffusion:
         return half.to(self._dtype)
 
     def look_size(self, latent: tuple[int, int], least: int) -> tuple[int, int]:
-        """The size of attention maps to read: a quarter of the latent, but no side under `least` if it can be."""
+        """A quarter of the latent, as attention maps are read; less reduced where a side would be below `least`."""
         level = 4
         while level > 1 and min(latent) // level < least:
             level //= 2

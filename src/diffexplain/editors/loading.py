@@ -13,7 +13,6 @@ import torch
 
 from diffexplain import pocket
 from diffexplain.editors.base import Editor
-
 from diffexplain.editors.flow import FlowEditor, FlowOptions
 from diffexplain.editors.instruct import FAMILIES as INSTRUCT_FAMILIES
 from diffexplain.editors.instruct import InstructEditor, InstructOptions

@@ -86,7 +86,7 @@ class Solver:
 
 
 def _times(training: int, steps: int, skip: float, spacing: Spacing, offset: int) -> tuple[int, ...]:
-    """Noisiest first. Leading: as diffusers' solver spaces them; trailing: as distilled models are trained."""
+    """Noisiest first. Leading: as diffusers' solver spaces them; trailing: as distilled models learn."""
     total = int(steps * (1 + skip))
     if spacing == "trailing":
         grid = [round(training - k * training / total) - 1 for k in range(total)]
