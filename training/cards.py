@@ -45,7 +45,7 @@ PARTS = {
     ),
     "clipseg": (
         "Pocket CLIPSeg",
-        "A transformers `CLIPSegForImageSegmentation`: the pocket CLIP with its vision tower trained on to see "
+        "A transformers `CLIPSegForImageSegmentation`: the pocket CLIP, its vision tower trained on to see "
         "where things are, and a decoder of 64 channels (`training/clipseg.py`), both taught the pixels that "
         "re-rendering changes.",
         ("clipseg_miou",),

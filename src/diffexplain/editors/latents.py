@@ -215,7 +215,7 @@ class LatentDiffusion:
         return half.to(self._dtype)
 
     def look_size(self, latent: tuple[int, int], least: int) -> tuple[int, int]:
-        """A quarter of the latent, as attention maps are read; less reduced where a side would be below `least`."""
+        """A quarter of the latent, as attention maps are read; less reduced where a side is below `least`."""
         level = 4
         while level > 1 and min(latent) // level < least:
             level //= 2
