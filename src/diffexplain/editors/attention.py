@@ -45,13 +45,19 @@ class Looking:
         return answer
 
 
+def lookers(unet: Any) -> dict[str, Looking]:
+    """Processors that read cross-attention on the way down and up, around the UNet's own."""
+    return {
+        name: Looking(plain, "attn2" in name and "mid_block" not in name)
+        for name, plain in unet.attn_processors.items()
+    }
+
+
 @contextmanager
-def looking(unet: Any) -> Iterator[None]:
-    """Cross-attention of the way down and up can be read inside; the UNet's own processors come back."""
+def looking(unet: Any, processors: dict[str, Looking]) -> Iterator[None]:
+    """Attention can be read inside; the UNet's own processors come back."""
     own = dict(unet.attn_processors)
-    unet.set_attn_processor(
-        {name: Looking(p, "attn2" in name and "mid_block" not in name) for name, p in own.items()}
-    )
+    unet.set_attn_processor(dict(processors))
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from diffexplain.editors.attention import averaged, looking
+from diffexplain.editors.attention import averaged, lookers, looking
 from diffexplain.rows import in_rows
 
 REMEMBERED = 4096  # prompts whose embeddings are kept
@@ -68,7 +68,9 @@ class LatentDiffusion:
             getattr(pipeline.config, "force_zeros_for_empty_prompt", False)
         )
         self._embedded_guidance = embedded_guidance  # of latent consistency models, as their UNet was told
-        self._call = torch.compile(self._unet, dynamic=False) if compiled else self._unet
+        self._lookers = lookers(self._unet)
+        self._compiled = compiled
+        self._call = _compiled(self._unet, device) if compiled else self._unet
         self._known: OrderedDict[str, tuple[torch.Tensor, ...]] = OrderedDict()
         self.factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
         self.size = int(self._unet.config.sample_size) * self.factor
@@ -201,7 +203,9 @@ class LatentDiffusion:
         if self._unet.config.time_cond_proj_dim is not None:
             more["timestep_cond"] = self._guidance_embedding(len(x))
         rows = x.to(self._dtype, memory_format=torch.channels_last)
-        raw = self._call(rows, time, encoder_hidden_states=states, return_dict=False, **more)[0].float()
+        told = torch.tensor(time, device=x.device)  # a plain number would be compiled in
+        raw = self._call(rows, told, encoder_hidden_states=states, return_dict=False, **more)[0]
+        raw = raw.clone().float() if self._compiled else raw.float()  # a graph's output is used again
         return raw, averaged(maps, *look) if look else raw.new_zeros(len(x), 0)
 
     def _guidance_embedding(self, rows: int) -> torch.Tensor:
@@ -247,7 +251,7 @@ class LatentDiffusion:
             if not reading:
                 yield
                 return
-            with looking(self._unet):
+            with looking(self._unet, self._lookers):
                 yield
 
     @contextmanager
@@ -263,6 +267,11 @@ class LatentDiffusion:
         finally:
             for part in parts:
                 part.to("cpu")
+
+
+def _compiled(unet: Any, device: torch.device) -> Any:
+    """The UNet compiled for one row count; on a GPU replayed as a CUDA graph."""
+    return torch.compile(unet, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
 def _placed(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
