@@ -28,7 +28,7 @@ from diffexplain.worlds import avatars as world
 
 SEED = 1_000_000
 STEPS, SKIP, GUIDANCE, THRESHOLD = 50, 0.1, 10.0, 0.75  # the released DiffEx's
-IMAGES, CONCEPTS = 4, 16
+IMAGES, CONCEPTS = 16, 8
 
 
 @dataclass(frozen=True)

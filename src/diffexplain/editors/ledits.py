@@ -14,7 +14,7 @@ mean is linear in ε.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from diffexplain.editors.base import Edit, Inversion, Term
-from diffexplain.editors.latents import LatentDiffusion
+from diffexplain.editors.latents import LatentDiffusion, Said
 from diffexplain.editors.solver import Solver, Spacing
 
 Mask = Literal["intersection", "attention", "quantile", "share", "none"]
@@ -114,7 +114,10 @@ class LeditsEditor:
         return {"method": "ledits", "size": self.size, **asdict(self.options), "rows": self.rows}
 
     def evaluations(self, edit: Edit) -> int:
-        """One of the source prompt and one for each term that acts, at each step."""
+        """One of the source prompt and one for each term that acts, at each step, for an edit made alone.
+
+        Edits of one picture made together share what is equal at the first step.
+        """
         acting = sum(self._acts(t, i) for t in edit.terms for i in range(len(self._solver)))
         return len(self._solver) + acting
 
@@ -150,15 +153,20 @@ class LeditsEditor:
         """The latents of `edit`, (len(edits), C, h, w)."""
         chosen = inversion.select([e.row for e in edits])
         terms = [(i, t) for i, e in enumerate(edits) for t in e.terms]
-        said = self._model.say([*chosen.prompts, *(t.prompt for _, t in terms)])
+        prompts = [*chosen.prompts, *(t.prompt for _, t in terms)]
+        said = self._model.say(prompts)
         x, before = chosen["start"], None
         look = self._look(x)
         with self._model.at_work(reading=look is not None):
             for i, time in enumerate(self._solver.times):
                 acting = [k for k, (_, t) in enumerate(terms) if self._acts(t, i)]
                 owners = torch.tensor([terms[k][0] for k in acting], dtype=torch.long, device=x.device)
-                rows = said.of([*range(len(x)), *(len(x) + k for k in acting)])
-                answer, seen = self._model.answer(torch.cat([x, x[owners]]), time, rows, look)
+                at = [*range(len(x)), *(terms[k][0] for k in acting)]  # whose latent each branch is asked of
+                words = [*range(len(x)), *(len(x) + k for k in acting)]
+                same = (
+                    [(edits[e].row, prompts[w]) for e, w in zip(at, words, strict=True)] if i == 0 else None
+                )
+                answer, seen = self._asked(x[at], time, said.of(words), look, same)
                 source = answer[: len(x)]
                 push = self._push(
                     answer[len(x) :] - source[owners], seen[len(x) :], [terms[k][1] for k in acting], time
@@ -167,6 +175,26 @@ class LeditsEditor:
                 x = self._solver.mean(x, clean, before, i) + chosen["residuals"][:, i]
                 before = clean
         return x
+
+    def _asked(
+        self,
+        x: torch.Tensor,
+        time: int,
+        said: Said,
+        look: tuple[int, int] | None,
+        same: Sequence[Hashable] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's answer for each row; rows of the `same` key are alike and asked once.
+
+        At the first step all edits of a picture are where it starts.
+        """
+        if same is None:
+            return self._model.answer(x, time, said, look)
+        first = {key: i for i, key in reversed(list(enumerate(same)))}
+        once = sorted(first.values())
+        answer, seen = self._model.answer(x[once], time, said.of(once), look)
+        back = [once.index(first[key]) for key in same]
+        return answer[back], seen[back]
 
     def _acts(self, term: Term, step: int) -> bool:
         """Whether a term's branch has to be computed at a step."""

@@ -401,6 +401,21 @@ def test_settings_say_what_was_chosen():
     assert json.loads(json.dumps(said)) == said
 
 
+def test_edits_of_a_picture_share_the_first_step():
+    shared = editor(rows=1, steps=3)
+    inversion = shared.invert(pictures(), SEEDS)
+    edits = [Edit(0, (HAT,)), Edit(0, (HAT,)).at(0.5), Edit(0, (DOG,)), Edit(1, (HAT,))]
+    calls = []
+    hook = pipeline().unet.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        made = shared.sample(inversion, edits)
+    finally:
+        hook.remove()
+    assert len(calls) == 2 + 3 + 2 * 8  # two pictures and three prompts, then all eight branches twice
+    for edit, latents in zip(edits, made, strict=True):
+        assert torch.equal(shared.sample(inversion, [edit])[0], latents)
+
+
 def test_a_term_without_weight_is_never_computed():
     counted = editor(rows=1, steps=3)
     assert counted.evaluations(Edit(0, (HAT._replace(weight=0.0), DOG))) == 6
