@@ -131,10 +131,11 @@ def explain(
     request = _request(tools, fast, given, seeds, options)
     with _opened(out, request, resume) as run:
         run.record_inputs(files(run, dict(zip(given.hashes, given.pixels, strict=True))))
-        report = _bench(tools, run, given, seeds, accept_drift, tell)
-        race = report if fast is tools else _bench(fast, run, given, seeds, accept_drift, tell)
+        with _fewer_rows() as told:
+            report = _bench(tools, run, given, seeds, accept_drift, tell)
+            race = report if fast is tools else _bench(fast, run, given, seeds, accept_drift, tell)
         benches = Benches(race, report)
-        raced, _ = split(given.hashes, options.method)
+        raced = frozenset(split(given.hashes, options.method)[0])
         expected = plan(tree, given.hashes, seeds, options, shape).edits if progress else 0
 
         def eligible(image: int, seed: int, concept: str, direction: Any) -> bool:
@@ -142,10 +143,10 @@ def explain(
             return bench.subject.eligible(tree, image, seed, concept, direction)
 
         rounds = search(tree, given.hashes, seeds, eligible, options)
-        with _fewer_rows() as told:
+        with _fewer_rows() as more:
             rows, outcome = drive(rounds, run, benches, expected, tell)
         result = conclude(request, benches, rows, outcome, given, time.monotonic() - started)
-        result = replace(result, notes=(*result.notes, *told))
+        result = replace(result, notes=tuple(dict.fromkeys((*result.notes, *told, *more))))
         if truth is not None:
             tell("measuring the truth", 0, 1)
             result = replace(result, truth=dict(truth(aim, result.concepts)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,36 +97,36 @@ def _batches(
     """The rows of each batch of a round, in order.
 
     On a GPU one batch is scored and encoded by a thread while the next is drawn; on a processor, where
-    both would share its cores, at once.
+    both would share its cores, one after the other.
     """
-    ahead = int(any(b.subject.inversion.on_gpu for b in (benches.race, benches.report)))
+    overlaps = any(b.subject.inversion.on_gpu for b in (benches.race, benches.report))
     waiting: deque[Callable[[], list[Effect]]] = deque()
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1) if overlaps else nullcontext() as reader:
         for batch, chunk in enumerate(_chunks(asks, benches), first):
             if batch in stored:
                 waiting.append(partial(stored.__getitem__, batch))
             else:
                 waiting.append(_started(chunk, batch, run, benches.of(chunk[0]), reader))
-            while len(waiting) > ahead:
+            while len(waiting) > overlaps:
                 yield waiting.popleft()()
         while waiting:
             yield waiting.popleft()()
 
 
 def _started(
-    asks: Sequence[Ask], batch: int, run: Run | MemoryRun, bench: Bench, reader: Executor
+    asks: Sequence[Ask], batch: int, run: Run | MemoryRun, bench: Bench, reader: Executor | None
 ) -> Callable[[], list[Effect]]:
-    """Draw a batch and have it read; the call that waits for that, writes it and gives its rows."""
+    """Draw a batch and have it read, if there is a reader; the call that ends that and gives its rows."""
     pictures = draw(bench.tools, bench.subject, asks)
 
     def reading() -> tuple[list[Effect], dict[str, bytes]]:
         effects, drawn = read(bench.tools, bench.subject, asks, pictures, batch)
         return effects, files(run, drawn)
 
-    found = reader.submit(reading)
+    found = reader.submit(reading) if reader else None
 
     def written() -> list[Effect]:
-        effects, pngs = found.result()
+        effects, pngs = found.result() if found else reading()
         run.append(batch, effects, pngs)
         return effects
 

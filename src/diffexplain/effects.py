@@ -185,13 +185,6 @@ def terms(caption: Caption, ask: Ask, strength: float, captioned: bool = True) -
     return tuple(found)
 
 
-def measure(
-    tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
-) -> tuple[list[Effect], dict[str, torch.Tensor]]:
-    """Make the edits of one batch and read them: rows, and pictures by hash."""
-    return read(tools, subject, asks, draw(tools, subject, asks), batch)
-
-
 def draw(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> torch.Tensor:
     """Make the edits of one batch: (asks, 3, H, W), 8-bit values."""
     return rounded(tools.editor.edit(subject.inversion, _edits(tools, subject, asks)))

@@ -551,7 +551,7 @@ def test_stopped_run_goes_on_where_it_was(
     home: Home, tmp_path: Path, finished: Path, how: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    process = home.start("scorers:bright", "--accept-drift", environment={"SLEEP": 2}, out=out)
+    process = home.start("scorers:bright", "--accept-drift", environment={"SLEEP": 0.5}, out=out)
     try:
         until(lambda: len(rows(out)) >= 8, process)
         process.send_signal(how)

@@ -19,17 +19,18 @@ from diffexplain.effects import (
     Inverted,
     Subject,
     Tools,
+    draw,
     generator_seed,
     invert,
-    measure,
     prepare,
     presence,
     probability,
+    read,
     terms,
 )
 from diffexplain.images import Pictures, decode_png, encode_png, hashes, picture_hash, pictures, rounded
 from diffexplain.judges import load_judge
-from diffexplain.records import Ask, Drift, Question
+from diffexplain.records import Ask, Drift, Effect, Question
 from diffexplain.targets import Target
 from tests.tiny import tiny_clip_folder, tiny_pipeline_folder
 
@@ -203,6 +204,13 @@ def test_what_is_hidden_is_not_eligible():
 def ask(*parts: tuple[str, Any], image: int = 0, seed: int = 0, stage: Any = "report") -> Ask:
     concepts, directions = zip(*parts, strict=True)
     return Ask(image, seed, Question(concepts, directions), concepts, stage)
+
+
+def measure(
+    tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
+) -> tuple[list[Effect], dict[str, torch.Tensor]]:
+    """Make the edits of one batch and read them."""
+    return read(tools, subject, asks, draw(tools, subject, asks), batch)
 
 
 CAPTION = Caption(TREE, {"hat": "cap", "hair": "red"})

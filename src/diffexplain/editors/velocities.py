@@ -8,6 +8,7 @@ at 16 bits some overflow and all blur what an edit is measured from.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -22,7 +23,7 @@ REMEMBERED = 256  # prompts whose conditions are kept: a long one of a big model
 PIXELS = 2**20  # the autoencoder sees that many at a time
 
 
-class Velocity:
+class Velocity(ABC):
     """What the families share: an AutoencoderKL, sigmas from a flow-matching Euler scheduler."""
 
     unconditional = True  # guided by the empty prompt's velocity, not by telling the transformer the scale
@@ -105,13 +106,15 @@ class Velocity:
         found = [c[0] for c in self._encoded(prompt)]
         return tuple(c.to(self._transformer.dtype) if c.is_floating_point() else c for c in found)
 
+    @abstractmethod
     def _encoded(self, prompt: str) -> tuple[torch.Tensor, ...]:
-        raise NotImplementedError
+        """What the text encoders make of one prompt, with a batch dimension of one."""
 
+    @abstractmethod
     def _asked(
         self, x: torch.Tensor, sigma: torch.Tensor, guidance: torch.Tensor, *conditions: torch.Tensor
     ) -> torch.Tensor:
-        raise NotImplementedError
+        """The transformer's answer for rows (R, C, h, w), dx/dσ."""
 
 
 class StableDiffusion3(Velocity):
