@@ -560,7 +560,7 @@ def test_stopped_run_goes_on_where_it_was(
         process.kill()
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert stderr.splitlines()[-1].startswith("stopped; finished edits are kept in ")
+        assert stderr.splitlines()[-1].startswith("stopped; what is finished is kept in ")
         assert str(out) in stderr
         assert "Traceback" not in stderr
     kept = rows(out)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffexplain import effects
 from diffexplain.captions import Caption, read_captions
 from diffexplain.corpus import Corpus, parse_corpus
 from diffexplain.editors import Edit, Inversion, Term, load_editor
@@ -19,13 +20,11 @@ from diffexplain.effects import (
     Inverted,
     Subject,
     Tools,
-    draw,
     generator_seed,
     invert,
     prepare,
     presence,
     probability,
-    read,
     terms,
 )
 from diffexplain.images import Pictures, decode_png, encode_png, hashes, picture_hash, pictures, rounded
@@ -210,7 +209,7 @@ def measure(
     tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
 ) -> tuple[list[Effect], dict[str, torch.Tensor]]:
     """Make the edits of one batch and read them."""
-    return read(tools, subject, asks, draw(tools, subject, asks), batch)
+    return effects.read(tools, subject, asks, effects.draw(tools, subject, asks), batch)
 
 
 CAPTION = Caption(TREE, {"hat": "cap", "hair": "red"})

@@ -28,6 +28,33 @@ class Classifier(Protocol):
         ...
 
 
+@runtime_checkable
+class WhiteBox(Classifier, Protocol):
+    """A classifier that gradients pass through and whose layers can be read.
+
+    `logits` and `activations` carry gradient to the images, inside of `torch.enable_grad()`.
+    """
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names that `activations` takes, in the network's order."""
+        ...
+
+    def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
+        """A layer's channels, averaged over places or tokens: (N, C). Raises ClassifierError for others."""
+        ...
+
+
+def white_box(classifier: Classifier, need: str) -> WhiteBox:
+    """The classifier itself, if it can be differentiated. Raises ClassifierError naming the `need`."""
+    if isinstance(classifier, WhiteBox):
+        return classifier
+    raise ClassifierError(
+        f"classifier {classifier.name!r} gives scores only, no gradients, and {need} needs them; "
+        "load the network itself (timm:, hf:, torchvision:, a torch module)"
+    )
+
+
 def checked_logits(classifier: Classifier, images: torch.Tensor, rows: int = ROWS) -> torch.Tensor:
     """Ask in calls of a fixed row count and check what comes back: (N, K) float64 on the CPU.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -45,16 +46,49 @@ class ModuleClassifier:
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Raw scores (N, K); Hugging Face outputs, tuples and dicts are unwrapped."""
-        x = images.to(self._device)
-        if self._size and tuple(x.shape[-2:]) != self._size:
-            x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
-        with _evaluating(self._module):
-            answer: Any = self._module((x - self._mean) / self._std)
+        answer = self._asked(images)
         if isinstance(answer, dict) and "logits" in answer:
             answer = answer["logits"]
         elif isinstance(answer, tuple):
             answer = answer[0]
         return answer  # type: ignore[no-any-return]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the network's modules."""
+        return tuple(name for name, _ in self._module.named_modules() if name)
+
+    def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
+        """What a module puts out, averaged over places (N, C, h, w) or tokens (N, T, C): (N, C).
+
+        Raises ClassifierError when there is no such module, naming those that there are.
+        """
+        if layer not in self.layers:
+            near = difflib.get_close_matches(layer, self.layers, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ClassifierError(
+                f"layer {layer!r} is not in {self.name}; {hint}layers are {', '.join(self.layers)}"
+            )
+        found: list[torch.Tensor] = []
+        hook = self._module.get_submodule(layer).register_forward_hook(
+            lambda module, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+        )
+        try:
+            self._asked(images)
+        finally:
+            hook.remove()
+        answer = found[-1]
+        return (
+            answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
+        )
+
+    def _asked(self, images: torch.Tensor) -> Any:
+        """What the network answers to pictures in [0, 1]."""
+        x = images.to(self._device)
+        if self._size and tuple(x.shape[-2:]) != self._size:
+            x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
+        with _evaluating(self._module):
+            return self._module((x - self._mean) / self._std)
 
 
 @contextmanager

@@ -1,32 +1,21 @@
-"""The command line: parses what a person asked and shows what came out; no logic of its own."""
+"""`explain`, `demo`, `report`: what moves a classifier, by editing pictures."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
 
+if TYPE_CHECKING:
     from diffexplain.planning import Plan
     from diffexplain.records import Result
 
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
-
-app = typer.Typer(
-    name="diffexplain",
-    help="Which meanings drive an image classifier's decision, how much, and how sure are we?",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+commands = group()
 
 EXPLAIN_EXAMPLES = """
 Examples:
@@ -43,12 +32,7 @@ Examples:
 """
 
 
-@app.callback()
-def _root() -> None:
-    pass
-
-
-@app.command(epilog=EXPLAIN_EXAMPLES)
+@commands.command(epilog=EXPLAIN_EXAMPLES)
 def explain(
     classifier: Annotated[
         str, typer.Argument(help="pocket:NAME, timm:NAME, timm:FOLDER or package.module:function")
@@ -104,13 +88,13 @@ def explain(
         "corpus": corpus, "editor": editor, "screen": screen, "method": search, "beam": beam,
         "budget": budget, "seeds": seeds, "directions": directions,
     }  # fmt: skip
-    with _errors():
-        common["editor_options"] = _settings(editor_option or [])
+    with errors():
+        common["editor_options"] = settings(editor_option or [])
         if dry_run:
             _show_plan(api.foresee(str(images), **common), as_json)
             return
-        folder = out or Path("runs") / _slug(f"{classifier}-{target or 'default'}")
-        with _progress(quiet=as_json) as tell, _stoppable(folder):
+        folder = out or Path("runs") / slug(f"{classifier}-{target or 'default'}")
+        with progress(quiet=as_json) as tell, stoppable(folder):
             answer = api.explain(
                 classifier,
                 str(images),
@@ -129,7 +113,7 @@ def explain(
         _show(answer.result, folder, as_json)
 
 
-@app.command()
+@commands.command()
 def demo(
     out: Annotated[Path, typer.Option(help="run folder; made anew")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -139,11 +123,11 @@ def demo(
 
     from diffexplain import api, demonstration
 
-    with _errors():
+    with errors():
         if (out / "run.json").is_file():
             shutil.rmtree(out)
         pictures = demonstration.portraits(out.parent / f"{out.name}-images")
-        with _progress(quiet=as_json) as tell, _stoppable(out):
+        with progress(quiet=as_json) as tell, stoppable(out):
             answer = api.explain(
                 demonstration.CLASSIFIER,
                 str(pictures),
@@ -156,90 +140,15 @@ def demo(
         _show(answer.result, out, as_json)
 
 
-@app.command()
+@commands.command()
 def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
     """Write `report.html` of a finished run again, from its rows."""
     from diffexplain.report import write_report
     from diffexplain.store import read_picture, read_result
 
-    with _errors():
+    with errors():
         path = write_report(read_result(run), lambda name: read_picture(run, name), run / "report.html")
         typer.echo(f"report: {path}")
-
-
-@app.command()
-def corpus(
-    name: Annotated[
-        str | None, typer.Argument(help="bundled name or YAML file; all names when left out")
-    ] = None,
-) -> None:
-    """Show a concept tree, or the names of the bundled ones; a file is checked on the way."""
-    from diffexplain.corpus import available, load_corpus, tree_text
-
-    with _errors():
-        typer.echo(tree_text(load_corpus(name)) if name else "\n".join(available()))
-
-
-def main() -> None:
-    """Entry point: one line for a user's mistake, no traceback."""
-    app()
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    from diffexplain.errors import DiffexplainError
-
-    try:
-        yield
-    except DiffexplainError as error:
-        typer.echo(f"diffexplain: {error}", err=True)
-        raise typer.Exit(EXIT_INPUT) from None
-
-
-@contextmanager
-def _stoppable(folder: Path) -> Iterator[None]:
-    """Ctrl-C keeps what is done."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(
-            f"stopped; finished edits are kept in {folder}: the same command with --resume goes on", err=True
-        )
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with the time left on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda what, done, total: None
-        return
-    columns = (
-        TextColumn("{task.description:>20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield _teller(bar)
-
-
-def _teller(bar: Progress) -> Callable[[str, int, int], None]:
-    tasks: dict[str, Any] = {}
-
-    def tell(what: str, done: int, total: int) -> None:
-        for name, task in tasks.items():
-            if name != what:
-                bar.update(task, visible=False)
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
-
-    return tell
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
@@ -309,23 +218,3 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
     cost = result.cost
     console.print(f"{cost.edits} edits, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
     console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE, the value as JSON where it is that, else as text."""
-    from diffexplain.errors import InputError
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise InputError(f"editor option {pair!r}: give KEY=VALUE, for instance steps=20")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = value
-    return found
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.")

@@ -1,4 +1,4 @@
-"""The frozen records that flow through a run: request, effect rows, results. No model in sight."""
+"""The records of `explain`: request, effect rows, results. No model in sight."""
 
 from __future__ import annotations
 
