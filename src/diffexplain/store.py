@@ -1,6 +1,6 @@
 """The run folder: what was asked, a row for each edit, the pictures, the result. A killed run continues.
 
-run.json (the request, versions, when it began) · effects.sqlite (rows, finished batches and search
+run.json (the kind of run, the request, versions, when it began) · effects.sqlite (rows, finished batches and search
 decisions; write-ahead log, append only) · images/ (PNG, named by content hash) · result.json · lock (held
 while a process uses the folder; POSIX). A batch is kept completely or not at all: its pictures first,
 then its rows in one transaction.
@@ -15,48 +15,69 @@ import math
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 from diffexplain.errors import RunError
-from diffexplain.records import SCHEMA_VERSION, Effect, Request, Result
+from diffexplain.records import KINDS, SCHEMA_VERSION, Kind
 
 RUN, RESULT, ROWS, IMAGES, LOCK = "run.json", "result.json", "effects.sqlite", "images", "lock"
 VERSIONED = ("diffexplain", "torch", "diffusers", "transformers", "timm", "numpy", "pillow")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-Record = TypeVar("Record", Request, Result)
 
-#: columns of a row: the fields of Effect; what is no number is text.
-_COLUMNS = {n: hint if hint in (int, float, bool) else str for n, hint in get_type_hints(Effect).items()}
 _SQL = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS effects ({", ".join(f"{name} {_SQL[kind]}" for name, kind in _COLUMNS.items())});
+_DECIDED = """
 CREATE TABLE IF NOT EXISTS batches (batch INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS rounds (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM effects ORDER BY rowid"
-_INSERT = f"INSERT INTO effects ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+
+class Table:
+    """How the rows of a kind of run lie in the database: a column a field; what is no number is text."""
+
+    def __init__(self, row: Any) -> None:
+        hints = get_type_hints(row)
+        self._row = row
+        self.columns = {n: hint if hint in (int, float, bool) else str for n, hint in hints.items()}
+        names, places = ", ".join(self.columns), ", ".join("?" * len(self.columns))
+        typed = ", ".join(f"{name} {_SQL[kind]}" for name, kind in self.columns.items())
+        name = row.__name__.lower() + "s"
+        self.schema = f"CREATE TABLE IF NOT EXISTS {name} ({typed});"
+        self.select = f"SELECT {names} FROM {name} ORDER BY rowid"
+        self.insert = f"INSERT INTO {name} ({names}) VALUES ({places})"
+
+    def values(self, row: Any) -> list[Any]:
+        """A row as its columns."""
+        return [kind(getattr(row, name)) for name, kind in self.columns.items()]
+
+    def revived(self, values: Iterable[Any]) -> Any:
+        """A row from its columns; SQLite keeps nan as NULL."""
+        kinds = self.columns.values()
+        typed = [math.nan if v is None else kind(v) for v, kind in zip(values, kinds, strict=True)]
+        return self._row(*typed)
 
 
 class MemoryRun:
     """What a run measured and decided so far, in memory. A `Run` is one that is kept in a folder."""
 
     path: Path | None = None
-    result: Result | None = None
+    result: Any = None
 
-    def __init__(self) -> None:
-        self._rows: list[Effect] = []
+    def __init__(self, kind: str = "explanation") -> None:
+        self.kind: Kind = KINDS[kind]
+        self._table = Table(self.kind.row)
+        self._rows: list[Any] = []
         self._batches: set[int] = set()
         self._rounds: dict[str, dict[str, Any]] = {}
         self._pictures: dict[str, bytes] = {}
 
-    def append(self, batch: int, rows: Sequence[Effect], pictures: Mapping[str, bytes]) -> None:
+    def append(self, batch: int, rows: Sequence[Any], pictures: Mapping[str, bytes]) -> None:
         """Keep a finished batch: rows, and pictures (PNG by content hash); all of it or nothing.
 
         Raises RunError when it is kept already or the disk is full; ValueError when a row names another
@@ -68,12 +89,13 @@ class MemoryRun:
             raise ValueError(f"rows of batches {sorted({row.batch for row in rows})} appended as {batch}")
         self._check_pictures(rows, pictures)
         self.record_inputs(pictures)
-        values = [[kind(getattr(row, name)) for name, kind in _COLUMNS.items()] for row in rows]
-        self._save([(_INSERT, row) for row in values] + [("INSERT INTO batches VALUES (?)", [batch])])
-        self._rows.extend(map(_effect, values))  # as a resume will read them
+        values = [self._table.values(row) for row in rows]
+        told = [(self._table.insert, row) for row in values]
+        self._save([*told, ("INSERT INTO batches VALUES (?)", [batch])])
+        self._rows.extend(map(self._table.revived, values))  # as a resume will read them
         self._batches.add(batch)
 
-    def rows(self) -> list[Effect]:
+    def rows(self) -> list[Any]:
         """All rows, in the order they were appended."""
         return list(self._rows)
 
@@ -108,14 +130,14 @@ class MemoryRun:
             raise RunError(f"picture {digest!r} is not kept")
         return self._pictures[digest]
 
-    def write_result(self, result: Result) -> None:
+    def write_result(self, result: Any) -> None:
         """Keep the result. Raises RunError when the disk is full."""
         self.result = result
 
     def close(self) -> None:
         """Let go of the folder."""
 
-    def _check_pictures(self, rows: Sequence[Effect], pictures: Mapping[str, bytes]) -> None: ...
+    def _check_pictures(self, rows: Sequence[Any], pictures: Mapping[str, bytes]) -> None: ...
 
     def _save(self, statements: Sequence[tuple[str, list[Any]]]) -> None: ...
 
@@ -131,19 +153,21 @@ class Run(MemoryRun):
 
     path: Path
 
-    def __init__(self, path: Path, lock: int) -> None:
-        super().__init__()
+    def __init__(self, path: Path, lock: int, kind: str = "explanation") -> None:
+        super().__init__(kind)
         self.path, self._lock = path, lock
         # autocommit, so that transactions are explicit; a web worker may pass the run between threads
         self._db = sqlite3.connect(path / ROWS, timeout=30, isolation_level=None, check_same_thread=False)
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
-        self._rows = [_effect(row) for row in self._db.execute(_SELECT)]
+        self._db.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + self._table.schema + _DECIDED
+        )
+        self._rows = [self._table.revived(row) for row in self._db.execute(self._table.select)]
         self._batches = {batch for (batch,) in self._db.execute("SELECT batch FROM batches")}
         noted = self._db.execute("SELECT key, value FROM rounds ORDER BY rowid")
         self._rounds = {key: json.loads(value) for key, value in noted}
 
     @classmethod
-    def open(cls, folder: Path | str, request: Request, *, resume: bool = False) -> Run:
+    def open(cls, folder: Path | str, request: Any, *, resume: bool = False) -> Run:
         """Begin a run in a new or empty folder, or continue the same run.
 
         Raises RunError when the path is a file, cannot be written, holds something else, another run
@@ -155,7 +179,7 @@ class Run(MemoryRun):
             lock = _acquire(path)
             try:
                 _begin(path, request)
-                run = cls(path, lock)
+                run = cls(path, lock, _kind(request))
             except BaseException:
                 os.close(lock)
                 raise
@@ -184,7 +208,7 @@ class Run(MemoryRun):
         """A kept picture, as PNG. Raises RunError when it is not there."""
         return read_picture(self.path, digest)
 
-    def write_result(self, result: Result) -> None:
+    def write_result(self, result: Any) -> None:
         """Write result.json: sorted keys, full precision, nan and inf as null."""
         with _disk(self.path):
             _write(self.path / RESULT, _json(result.as_dict()))
@@ -198,8 +222,9 @@ class Run(MemoryRun):
             os.close(self._lock)
             self._lock = -1
 
-    def _check_pictures(self, rows: Sequence[Effect], pictures: Mapping[str, bytes]) -> None:
-        shown = {digest for row in rows for digest in (row.reconstruction, row.edited) if digest}
+    def _check_pictures(self, rows: Sequence[Any], pictures: Mapping[str, bytes]) -> None:
+        named = (getattr(row, name) for row in rows for name in self.kind.pictures)
+        shown = {digest for digest in named if digest}
         missing = sorted(d for d in shown - pictures.keys() if not self.has_picture(d))
         if missing:
             raise ValueError(f"rows come without {len(missing)} of their pictures: {missing[0]}, …")
@@ -218,14 +243,29 @@ class Run(MemoryRun):
                 raise
 
 
-def read_request(folder: Path | str) -> Request:
+def read_kind(folder: Path | str) -> str:
+    """Which kind of run a folder holds: a key of KINDS. Raises RunError when it holds no run."""
+    return cast("str", _load(Path(folder) / RUN).get("kind", "explanation"))
+
+
+def read_request(folder: Path | str) -> Any:
     """What a run was asked. Raises RunError when the folder holds no run of this schema."""
-    return _read(Request, Path(folder) / RUN)
+    file = Path(folder) / RUN
+    return _read(lambda data: _revive(KINDS[data.get("kind", "explanation")].request, data["request"]), file)
 
 
-def read_result(folder: Path | str) -> Result:
+def read_result(folder: Path | str) -> Any:
     """The result of a finished run, null numbers as nan. Raises RunError when there is none to read."""
-    return _read(Result, Path(folder) / RESULT)
+    kind = KINDS[read_kind(folder)] if (Path(folder) / RUN).exists() else KINDS["explanation"]
+    return _read(lambda data: _revive(kind.result, data), Path(folder) / RESULT)
+
+
+def read_rows(folder: Path | str) -> list[Any]:
+    """The rows of a run, finished or not, while nothing is written. Raises RunError: no rows to read."""
+    path = Path(folder)
+    table = Table(KINDS[read_kind(path)].row)
+    with _disk(path), closing(sqlite3.connect(f"file:{path / ROWS}?mode=ro", uri=True)) as database:
+        return [table.revived(row) for row in database.execute(table.select)]
 
 
 def read_picture(folder: Path | str, digest: str) -> bytes:
@@ -269,15 +309,21 @@ def _acquire(path: Path) -> int:
     return lock
 
 
-def _begin(path: Path, request: Request) -> None:
+def _kind(request: Any) -> str:
+    return next(name for name, kind in KINDS.items() if kind.request is type(request))
+
+
+def _begin(path: Path, request: Any) -> None:
     """Write run.json, or check that the one there asks the same."""
     asked = _plain(asdict(request))
     if not (path / RUN).exists():
         began = datetime.now(UTC).isoformat(timespec="seconds")
         found = {name: list(metadata.distributions(name=name)) for name in VERSIONED}
         versions = {name: packages[0].version for name, packages in found.items() if packages}
-        about = {"schema": SCHEMA_VERSION, "created": began, "versions": versions, "request": asked}
-        _write(path / RUN, _json(about))
+        about = {"schema": SCHEMA_VERSION, "kind": _kind(request), "created": began}
+        _write(path / RUN, _json({**about, "versions": versions, "request": asked}))
+    elif (there := read_kind(path)) != _kind(request):
+        raise RunError(f"--out {path}: holds a run of {there}: choose another --out")
     elif change := _difference(_plain(asdict(read_request(path))), asked):
         raise RunError(f"--out {path}: holds another run ({change}): choose another --out")
     (path / IMAGES).mkdir(exist_ok=True)
@@ -336,19 +382,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read(kind: type[Record], file: Path) -> Record:
+def _read(made: Callable[[Any], Any], file: Path) -> Any:
     """Read a record back. Raises RunError when the file is missing, damaged or of another schema."""
+    data = _load(file)
     try:
-        data = json.loads(file.read_text("utf-8"))
-        if data["schema"] == SCHEMA_VERSION:
-            record: Record = _revive(kind, data["request"] if kind is Request else data)
-            return record
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read ({error.strerror}): no finished run here?") from error
+        return made(data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file}: is damaged ({error}): run again with another --out") from error
-    cure = "read it with the diffexplain that wrote it"
-    raise RunError(f"{file}: has schema {data['schema']}, not {SCHEMA_VERSION}: {cure}")
+
+
+def _load(file: Path) -> Any:
+    """A file's JSON. Raises RunError when it is missing, damaged or of another schema."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        schema = data["schema"]
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror}): no finished run here?") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file}: is damaged ({error}): run again with another --out") from error
+    if schema != SCHEMA_VERSION:
+        cure = "read it with the diffexplain that wrote it"
+        raise RunError(f"{file}: has schema {schema}, not {SCHEMA_VERSION}: {cure}")
+    return data
 
 
 def _revive(hint: Any, value: Any) -> Any:
@@ -368,10 +423,3 @@ def _revive(hint: Any, value: Any) -> Any:
     if hint is not Any and not (value in inner if kind is Literal else isinstance(value, hint)):
         raise TypeError(f"{value!r} for {hint}")
     return value
-
-
-def _effect(values: Iterable[Any]) -> Effect:
-    """A row from its columns; SQLite keeps nan as NULL."""
-    kinds = _COLUMNS.values()
-    typed: list[Any] = [math.nan if v is None else kind(v) for v, kind in zip(values, kinds, strict=True)]
-    return Effect(*typed)

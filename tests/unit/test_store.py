@@ -26,8 +26,12 @@ from diffexplain.records import (
     JointPath,
     Request,
     Result,
+    Sample,
+    SynthesisCost,
+    SynthesisRequest,
+    SynthesisResult,
 )
-from diffexplain.store import MemoryRun, Run, read_picture, read_request, read_result
+from diffexplain.store import MemoryRun, Run, read_picture, read_request, read_result, read_rows
 
 NAN = math.nan
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -645,3 +649,21 @@ def test_importing_loads_no_model_library():
     heavy = "{'torch', 'numpy', 'diffusers', 'transformers', 'PIL'} & set(sys.modules)"
     code = f"import sys, diffexplain.store; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_of_another_kind_keeps_its_own_rows_and_result(tmp_path):
+    asked = SynthesisRequest("c", ("hired",), "pocket", "a person", ("a person",), "pocket", None, (), (), 2)
+    rows = [Sample("hired", "optimised", 0, seed, 1.5, True, NAN, f"pic{seed}", 0) for seed in (1, 2)]
+    with Run.open(tmp_path, asked) as run:
+        run.append(0, rows, {"pic1": b"1", "pic2": b"2"})
+        run.note_round("hired/0", {"curve": [2.0, 1.0]})
+    with Run.open(tmp_path, asked, resume=True) as run:
+        assert [r.picture for r in run.rows()] == ["pic1", "pic2"]
+        assert math.isnan(run.rows()[0].second)
+        assert run.rounds() == {"hired/0": {"curve": [2.0, 1.0]}}
+        run.write_result(SynthesisResult(asked, (), SynthesisCost(1, 2, 3.0), ("a note",)))
+    assert read_result(tmp_path).notes == ("a note",)
+    assert read_request(tmp_path) == asked
+    assert [r.seed for r in read_rows(tmp_path)] == [1, 2]
+    with pytest.raises(RunError, match="holds a run of synthesis"):
+        Run.open(tmp_path, REQUEST, resume=True)

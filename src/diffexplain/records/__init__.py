@@ -1,5 +1,8 @@
 """The frozen records that flow through runs: requests, rows, results; one file a kind of run."""
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 from diffexplain.records.explanation import (
     JOIN,
     RACING,
@@ -18,22 +21,60 @@ from diffexplain.records.explanation import (
     Stage,
     Status,
 )
+from diffexplain.records.synthesis import (
+    Comparison,
+    Origin,
+    Restart,
+    Sample,
+    SynthesisCost,
+    SynthesisRequest,
+    SynthesisResult,
+    TargetResult,
+    Word,
+)
+
+
+class Kind(NamedTuple):
+    """What a run folder of one kind holds."""
+
+    request: Any
+    row: Any
+    result: Any
+    pictures: tuple[str, ...]  # fields of a row that name pictures
+
+
+#: name in run.json -> kind of run.
+KINDS: Mapping[str, Kind] = {
+    "explanation": Kind(Request, Effect, Result, ("reconstruction", "edited")),
+    "synthesis": Kind(SynthesisRequest, Sample, SynthesisResult, ("picture",)),
+}
 
 __all__ = [
     "JOIN",
+    "KINDS",
     "RACING",
     "SCHEMA_VERSION",
     "Agreement",
     "Ask",
+    "Comparison",
     "ConceptResult",
     "Cost",
     "Direction",
     "Drift",
     "Effect",
     "JointPath",
+    "Kind",
+    "Origin",
     "Question",
     "Request",
+    "Restart",
     "Result",
+    "Sample",
     "Stage",
     "Status",
+    "SynthesisCost",
+    "SynthesisRequest",
+    "SynthesisResult",
+    "TargetResult",
+    "Word",
 ]
