@@ -256,7 +256,7 @@ def _mean(world: World, concept: str) -> float:
 
 def race(world: World) -> dict[str, float]:
     """The default search, everything by the main editor."""
-    means, asks = searched(world, world.changes)
+    means, asks = searched(world, world.changes, OPTIONS)
     evaluations = len(asks) * EDIT + IMAGES * (INVERSION + RECONSTRUCTION)
     return scored(world, means, len(asks), evaluations) | {
         "race edits": float(sum(a.stage == "race" for a in asks))
@@ -265,7 +265,7 @@ def race(world: World) -> dict[str, float]:
 
 def two_speed(world: World) -> dict[str, float]:
     """The same, raced by a screening editor of four steps; what it finds is reported by the main one."""
-    means, asks = searched(world, world.screened)
+    means, asks = searched(world, world.screened, OPTIONS.screened())
     raced = sum(a.stage == "race" for a in asks)
     images = IMAGES // 2
     evaluations = (
@@ -277,7 +277,9 @@ def two_speed(world: World) -> dict[str, float]:
     return scored(world, means, len(asks), evaluations)
 
 
-def searched(world: World, raced: Mapping[str, np.ndarray]) -> tuple[dict[str, float], list[Ask]]:
+def searched(
+    world: World, raced: Mapping[str, np.ndarray], options: SearchOptions
+) -> tuple[dict[str, float], list[Ask]]:
     """Play the search to its own stop: reported leaf -> mean outside the race; every ask."""
     pictures = [f"picture {i}" for i in range(IMAGES)]
 
@@ -288,7 +290,7 @@ def searched(world: World, raced: Mapping[str, np.ndarray]) -> tuple[dict[str, f
         source = raced if ask.stage == "race" else world.changes
         return imagined(ask, pictures[ask.image], float(source[ask.edited_as[0]][ask.image]))
 
-    rows, asks, outcome = answered(search(world.corpus, pictures, 1, eligible, OPTIONS), row)
+    rows, asks, outcome = answered(search(world.corpus, pictures, 1, eligible, options), row)
     changes = defaultdict(list)
     for effect in rows:
         if effect.stage == "report":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from hashlib import blake2b
 from itertools import accumulate, zip_longest
@@ -29,6 +29,8 @@ from diffexplain.records import Ask, Direction, Effect, Question, Stage
 from diffexplain.statistics import mean_effect
 
 WAVES = 8  # a wave edits an eighth of what the race has spent at most, or `wave` leaves a place
+#: a screened race begins with as many times the leaves, and ends at that share of the doubt.
+SCREEN_LEAVES, SCREEN_DOUBT = 4, 0.4
 MINIMUM = 8  # images below which racing and reporting cannot share
 
 Method = Literal["race", "exhaustive"]
@@ -51,6 +53,11 @@ class SearchOptions:
     joint_tries: int = 3  # candidates tried at each joint step
     directions: tuple[Direction, ...] = ("add", "remove")
     budget: int | None = None  # edits in all
+
+    def screened(self) -> SearchOptions:
+        """The same for a race whose edits a screening editor makes: they cost little, so it goes deeper."""
+        confidence = 1 - (1 - self.confidence) * SCREEN_DOUBT
+        return replace(self, first=self.first * SCREEN_LEAVES, confidence=confidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def explain(
     """
     started = time.monotonic()
     tell = progress or (lambda what, done, total: None)
-    options = search_options(method, beam, budget, directions, joint_steps)
+    options = search_options(method, beam, budget, directions, joint_steps, screened=screen is not None)
     _check_counts(seeds=seeds, beam=beam)
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(f"strength {strength:g}: give a number above 0; 1 is the editor's own")
@@ -171,7 +171,7 @@ def foresee(
     joint_steps: int = 3,
 ) -> Plan:
     """What `explain` with these options would cost and could find; loads no model."""
-    options = search_options(method, beam, budget, directions, joint_steps)
+    options = search_options(method, beam, budget, directions, joint_steps, screened=screen is not None)
     _check_counts(seeds=seeds, beam=beam)
     shape: EditorShape = editor_shape(editor, **(editor_options or {}))
     given = pictures(images, size=shape.size or 512)
@@ -183,7 +183,13 @@ def foresee(
 
 
 def search_options(
-    method: str, beam: int, budget: int | None, directions: Sequence[str], joint_steps: int
+    method: str,
+    beam: int,
+    budget: int | None,
+    directions: Sequence[str],
+    joint_steps: int,
+    *,
+    screened: bool = False,
 ) -> SearchOptions:
     """Check what was asked of the search. Raises InputError."""
     if method not in ("race", "exhaustive"):
@@ -193,13 +199,14 @@ def search_options(
     unknown = [d for d in directions if d not in ("add", "remove")]
     if unknown or not directions:
         raise InputError(f"direction {', '.join(unknown) or '(none)'}: choose add, remove or both")
-    return SearchOptions(
+    options = SearchOptions(
         method=method,  # type: ignore[arg-type]
         beam=beam,
         budget=budget,
         directions=tuple(directions),  # type: ignore[arg-type]
         joint_steps=joint_steps,
     )
+    return options.screened() if screened else options
 
 
 def conclude(
