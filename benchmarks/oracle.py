@@ -10,7 +10,7 @@ import torch
 from diffexplain import pocket
 from diffexplain.captions import read_captions
 from diffexplain.classifiers import checked_logits
-from diffexplain.classifiers.modules import from_timm_folder
+from diffexplain.classifiers.networks import from_timm_folder
 from diffexplain.corpus import Corpus
 from diffexplain.editors import Edit, Editor, Term
 from diffexplain.effects import presence

@@ -51,9 +51,17 @@ class Pictures:
         return name
 
 
-@lru_cache(maxsize=4)
 def run(seed: int = 0, images: int = 16, size: int = 64, truth: bool = True) -> tuple[Result, Pictures]:
     """A realistic finished run over every leaf of the avatars corpus, and its pictures."""
+    result, _, pictures = measured(seed, images, size, truth)
+    return result, pictures
+
+
+@lru_cache(maxsize=4)
+def measured(
+    seed: int = 0, images: int = 16, size: int = 64, truth: bool = True
+) -> tuple[Result, list[Effect], Pictures]:
+    """The same with its rows."""
     maker = _Maker(seed, images, size)
     concepts = [maker.concept(leaf, "add") for leaf in avatars.LEAVES]
     concepts += [maker.concept(path, "remove") for path in REMOVED]
@@ -64,7 +72,7 @@ def run(seed: int = 0, images: int = 16, size: int = 64, truth: bool = True) -> 
         maker.request(), -0.31, tuple(concepts), maker.joint(), Drift(0.011, 0.09, -0.02),
         Cost(len(concepts) * 24, images, len(concepts) * 24 * 31, 96.4), notes, true,
     )  # fmt: skip
-    return result, maker.pictures
+    return result, maker.rows, maker.pictures
 
 
 class _Maker:
@@ -74,6 +82,7 @@ class _Maker:
         self.people = avatars.sample(images, seed)
         self.pictures = Pictures()
         self.asked: list[tuple[str, str]] = []
+        self.rows: list[Effect] = []
         self.hashes = [self.shoot(person) for person in self.people]
         self.base = self.rng.normal(-0.3, 1.2, images)
 
@@ -100,6 +109,7 @@ class _Maker:
         if len(fit) < 2:
             return concept_result(concept, direction, status="not eligible", images=0, edits=0)
         effects = [self.effect(i, concept, direction) for i in fit]
+        self.rows += effects
         return _summary(concept, direction, effects, self.rng)
 
     def effect(self, i: int, concept: str, direction: str) -> Effect:

@@ -67,9 +67,9 @@ def main() -> None:
     asked = parser.parse_args()
     measured = json.loads(sys.stdin.read())
     for folder, (title, text, keys) in PARTS.items():
-        table = _table({k: measured["figures"][k] for k in keys})
+        shown = table({k: measured["figures"][k] for k in keys})
         source = f"`python -m benchmarks.pocket --json`, {measured['machine']}"
-        _write(asked.out / folder, title, text, asked.recipe, f"{table}\n\n{source}")
+        write(asked.out / folder, title, text, asked.recipe, f"{shown}\n\n{source}")
     for config in sorted((asked.out / "classifiers").glob("*/config.json")):
         stated = json.loads(config.read_text(encoding="utf-8"))
         text = (
@@ -79,15 +79,17 @@ def main() -> None:
             + ("Kept for final figures." if stated["held_out"] else "For development.")
         )
         figures = {k: stated[k] for k in ("held_out_accuracy", "temperature")}
-        _write(config.parent, f"Pocket classifier: {config.parent.name}", text, asked.recipe, _table(figures))
+        write(config.parent, f"Pocket classifier: {config.parent.name}", text, asked.recipe, table(figures))
 
 
-def _write(folder: Path, title: str, text: str, recipe: str, measured: str) -> None:
+def write(folder: Path, title: str, text: str, recipe: str, measured: str) -> None:
+    """A folder's README.md."""
     page = f"# {title}\n\n{text}\n\n{LICENCE}\n## Recipe\n\n{recipe}\n\n## Measured\n\n{measured}\n"
     (folder / "README.md").write_text(page, encoding="utf-8")
 
 
-def _table(figures: Mapping[str, Any]) -> str:
+def table(figures: Mapping[str, Any]) -> str:
+    """Figures as a Markdown table."""
     rows = [f"| {k} | {v:.4g} |" if isinstance(v, float) else f"| {k} | {v} |" for k, v in figures.items()]
     return "\n".join(["| figure | value |", "|---|---|", *rows])
 

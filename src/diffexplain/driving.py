@@ -31,13 +31,19 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Benches:
-    """The bench of the race and that of what is reported: two where a faster editor screens."""
+    """The bench of the race and that of what is reported: two where a faster editor screens.
+
+    A second opinion has one of its own.
+    """
 
     race: Bench
     report: Bench
+    second: Bench | None = None
 
     def of(self, ask: Ask) -> Bench:
         """Where an edit is made."""
+        if ask.stage == "second" and self.second:
+            return self.second
         return self.race if ask.stage in RACING else self.report
 
 
@@ -99,7 +105,7 @@ def _batches(
     On a GPU one batch is scored and encoded by a thread while the next is drawn; on a processor, where
     both would share its cores, one after the other.
     """
-    overlaps = any(b.subject.inversion.on_gpu for b in (benches.race, benches.report))
+    overlaps = any(b.subject.inversion.on_gpu for b in (benches.race, benches.report, benches.second) if b)
     waiting: deque[Callable[[], list[Effect]]] = deque()
     with ThreadPoolExecutor(1) if overlaps else nullcontext() as reader:
         for batch, chunk in enumerate(_chunks(asks, benches), first):

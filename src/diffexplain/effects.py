@@ -6,6 +6,7 @@ is never reported as meaning (methods: DiffEx, Kazimi et al., CVPR 2025, measure
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,6 +23,8 @@ from diffexplain.records import Ask, Direction, Drift, Effect
 from diffexplain.targets import Target
 
 PRESENT = 0.5  # presence at which a concept counts as there
+MOVED = 0.1  # presence change from which a row tells that another concept moved
+VISIBLE = 1 / 32  # change of a channel from which a pixel counts as changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +175,11 @@ def prepare(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | N
 def terms(caption: Caption, ask: Ask, strength: float, captioned: bool = True) -> tuple[Term, ...]:
     """The prompts of an edit: for each part, the picture's caption with that part changed.
 
-    An editor that is not `captioned` is told the concept alone.
+    An editor that is not `captioned` is told the concept alone. A placebo is the caption, garbled.
     """
+    strength = strength * ask.weight
+    if ask.stage == "placebo":
+        return (Term(garbled(caption.text), strength),)
     found = []
     for concept, direction in zip(ask.edited_as, ask.question.directions, strict=True):
         if captioned:
@@ -183,6 +189,18 @@ def terms(caption: Caption, ask: Ask, strength: float, captioned: bool = True) -
             prompt, sign = node.phrase or node.prompt, 1.0 if direction == "add" else -1.0
         found.append(Term(prompt, sign * strength))
     return tuple(found)
+
+
+def garbled(text: str) -> str:
+    """The words of a prompt in another order, always the same: guidance towards nothing in particular.
+
+    Of three words or fewer the letters are shuffled too.
+    """
+    rng = np.random.default_rng(int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "little"))
+    words = text.replace(",", "").split()
+    if len(words) <= 3:
+        words = ["".join(np.array(list(w))[rng.permutation(len(w))]) for w in words]
+    return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
 def draw(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> torch.Tensor:
@@ -206,15 +224,14 @@ def read(
     scores = tools.target.score(pictures).numpy()
     after = presence(tools.judge, tools.corpus, pictures)
     names = hashes(pictures)
-    outside = _outside(tools, subject.reconstructions[[e.row for e in edits]], pictures, asks)
+    originals = subject.reconstructions[[e.row for e in edits]]
+    outside = _outside(tools, originals, pictures, asks)
+    moved = (pictures - originals).abs()  # (N, 3, H, W)
+    size, area = moved.mean((1, 2, 3)), (moved.amax(1) >= VISIBLE).float().mean((1, 2))
     rows = []
     for i, (ask, edit) in enumerate(zip(asks, edits, strict=True)):
-        before = {c: float(subject.presence[c][edit.row]) for c in ask.edited_as}
-        now = {c: float(after[c][i]) for c in ask.edited_as}
-        weakest = min(ask.edited_as, key=lambda c: _gain(ask, c, before, now))
-        if ask.question.directions[ask.edited_as.index(weakest)] != ask.question.directions[0]:
-            # a joint edit is judged by its weakest part; told in the first part's direction
-            before[weakest], now[weakest] = 1 - before[weakest], 1 - now[weakest]
+        there, now = _judged(subject, ask, edit.row, {c: float(after[c][i]) for c in ask.edited_as})
+        others = {c: float(after[c][i] - subject.presence[c][edit.row]) for c in _others(tools.corpus, ask)}
         rows.append(
             Effect(
                 image=subject.images[ask.image],
@@ -222,26 +239,58 @@ def read(
                 concept=ask.question.concept,
                 direction=ask.question.direction,
                 edited_as=" + ".join(ask.edited_as),
-                strength=tools.strength,
+                strength=tools.strength * ask.weight,
                 stage=ask.stage,
-                eligible=all(
-                    subject.eligible(tools.corpus, ask.image, ask.seed, c, d)
-                    for c, d in zip(ask.edited_as, ask.question.directions, strict=True)
-                ),
+                eligible=not ask.edited_as or _eligible(tools.corpus, subject, ask),
                 score_before=float(subject.scores[edit.row]),
                 score_after=float(scores[i]),
                 probability_before=float(probability(subject.scores[edit.row])),
                 probability_after=float(probability(scores[i])),
-                presence_before=before[weakest],
-                presence_after=now[weakest],
+                presence_before=there,
+                presence_after=now,
                 outside=float(outside[i]),
                 reconstruction=subject.hashes[edit.row],
                 edited=names[i],
                 evaluations=tools.editor.evaluations(edit),
                 batch=batch,
+                size=float(size[i]),
+                area=float(area[i]),
+                others=json.dumps({c: round(v, 3) for c, v in others.items() if abs(v) >= MOVED}),
             )
         )
     return rows, dict(zip(names, pictures, strict=True))
+
+
+def _eligible(corpus: Corpus, subject: Subject, ask: Ask) -> bool:
+    parts = zip(ask.edited_as, ask.question.directions, strict=True)
+    return all(subject.eligible(corpus, ask.image, ask.seed, c, d) for c, d in parts)
+
+
+def _judged(subject: Subject, ask: Ask, row: int, after: Mapping[str, float]) -> tuple[float, float]:
+    """Presence before and after; a joint edit's is its weakest part's, told in the first one's direction."""
+    if not ask.edited_as:
+        return float("nan"), float("nan")
+    before = {c: float(subject.presence[c][row]) for c in ask.edited_as}
+    weakest = min(ask.edited_as, key=lambda c: _gain(ask, c, before, after))
+    if ask.question.directions[ask.edited_as.index(weakest)] != ask.question.directions[0]:
+        return 1 - before[weakest], 1 - after[weakest]
+    return before[weakest], after[weakest]
+
+
+def _others(corpus: Corpus, ask: Ask) -> list[str]:
+    """The leaves that an edit is to leave alone: not its own, their rivals, nor what they hide or replace."""
+    nodes = [corpus[c] for c in ask.edited_as]
+    return [leaf.path for leaf in corpus.leaves() if not any(_implied(leaf, n) for n in nodes)]
+
+
+def _implied(leaf: Concept, edited: Concept) -> bool:
+    slot = leaf.slot is not None and leaf.slot == edited.slot
+    touched = (*edited.replaces, *edited.hidden_by, edited.path)
+    return slot or _under(leaf.path, touched) or _under(edited.path, (*leaf.hidden_by, *leaf.replaces))
+
+
+def _under(path: str, tops: Sequence[str]) -> bool:
+    return any(path == top or path.startswith(top + "/") for top in tops)
 
 
 def _gain(ask: Ask, concept: str, before: Mapping[str, float], now: Mapping[str, float]) -> float:
@@ -259,7 +308,7 @@ def _outside(tools: Tools, before: torch.Tensor, after: torch.Tensor, asks: Sequ
     judged = (
         []
         if tools.segmenter is None
-        else [i for i, n in enumerate(nodes) if not any(c.whole_image for c in n)]
+        else [i for i, n in enumerate(nodes) if n and not any(c.whole_image for c in n)]
     )
     if tools.segmenter is None or not judged:
         return found

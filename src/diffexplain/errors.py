@@ -5,7 +5,8 @@ DiffexplainError
 │   ├── ClassifierError   no such classifier or label; NaN, wrong shape, or it raised
 │   ├── CorpusError       unknown corpus, duplicate path, cycle, unknown key
 │   ├── EditorError       unknown editor or judge; pictures that it cannot reconstruct
-│   └── ImageError        no such folder, empty folder, not an image
+│   ├── ImageError        no such folder, empty folder, not an image
+│   └── ModelError        a language model cannot be reached, or its answer is unusable
 ├── RunError              the run folder holds another run, is in use, or its disk is full
 └── MissingExtra          an optional dependency is not installed
 """

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from diffexplain.controls import ControlOptions, controlled
 from diffexplain.corpus import Corpus
 from diffexplain.editors import EditorShape
 from diffexplain.records import RACING, Ask, Direction, Effect
 from diffexplain.search import Outcome, Rounds, SearchOptions, search, split
+from diffexplain.statistics import harmonic
 
 PLAYS = 5
 PICTURE_BYTES = 2.2  # of a lossless picture, per pixel
@@ -42,25 +44,30 @@ def plan(
     options: SearchOptions,
     shape: EditorShape,
     screen: EditorShape | None = None,
+    *,
+    second: bool = False,
 ) -> Plan:
     """Play the search against random scores a few times, every fifth removal being possible, and count.
 
-    `screen`: the editor of the race, where it is another. The play of middle length is what is planned.
+    `screen`: the editor of the race, where it is another; `second`: a second opinion is asked. The play of
+    middle length is what is planned, the controls included.
     """
 
     def eligible(image: int, seed: int, concept: str, direction: Direction) -> bool:
         return direction == "add" or (image + len(concept)) % 5 == 0
 
-    plays = [
-        _played(search(corpus, images, seeds, eligible, options), images, np.random.default_rng(play))
-        for play in range(PLAYS)
-    ]
-    made, outcome = sorted(plays, key=lambda play: len(play[0]))[PLAYS // 2]
     _, report = split(images, options.method)
+    asked = ControlOptions(second=second, reserve=None if options.budget is None else options.reserve)
+
+    def rounds() -> Rounds:
+        return controlled(search(corpus, images, seeds, eligible, options), report, asked)
+
+    plays = [_played(rounds(), images, np.random.default_rng(play)) for play in range(PLAYS)]
+    made, outcome = sorted(plays, key=lambda play: len(play[0]))[PLAYS // 2]
     edits = len(made)
     used = {stage: screen if screen and stage in RACING else shape for stage in {a.stage for a in made}}
-    evaluations = sum(used[a.stage].steps * (1 + len(a.edited_as)) for a in made)
-    evaluations += (shape.steps + (screen.steps if screen else 0)) * len(images) * seeds  # inversion
+    evaluations = sum(used[a.stage].steps * (1 + max(1, len(a.edited_as))) for a in made)
+    evaluations += (shape.steps * (1 + second) + (screen.steps if screen else 0)) * len(images) * seeds
     detectable = detectable_effect(len(report), max(1, len(outcome.reported)))
     warnings = list(outcome.notes)
     if detectable > 3:
@@ -76,7 +83,7 @@ def plan(
         questions=len(outcome.reported),
         edits=edits,
         evaluations=evaluations,
-        seconds=evaluations * shape.operations / _speed() if shape.operations else float("nan"),
+        seconds=evaluations * shape.operations / speed() if shape.operations else float("nan"),
         bytes=int((edits + 2 * len(images) * seeds) * (shape.size or 512) ** 2 * PICTURE_BYTES),
         detectable=detectable,
         warnings=tuple(warnings),
@@ -116,20 +123,22 @@ def _imagined(ask: Ask, images: Sequence[str], rng: np.random.Generator) -> Effe
         edited="",
         evaluations=0,
         batch=0,
+        size=0.01,
     )
 
 
 def detectable_effect(images: int, questions: int) -> float:
-    """The smallest mean, in standard deviations over images, whose p passes 0.05 / questions.
+    """The smallest mean, in standard deviations over images, whose p passes the first rank's bar.
 
-    The bar of Benjamini-Hochberg's first rank: t(1 - 0.025/m, n - 1) / √n.
+    Of Benjamini–Yekutieli: t(1 - 0.025/(m·(1 + 1/2 + … + 1/m)), n - 1) / √n.
     """
     if images < 2:
         return float("inf")
-    return float(student.ppf(1 - 0.025 / questions, images - 1) / np.sqrt(images))
+    level = 0.025 / (questions * harmonic(questions))
+    return float(student.ppf(1 - level, images - 1) / np.sqrt(images))
 
 
-def _speed() -> float:
+def speed() -> float:
     """Operations a second of this machine in small convolutions, measured for a moment."""
     layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
     x = torch.randn(16, 64, 16, 16).to(memory_format=torch.channels_last)

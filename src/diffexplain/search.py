@@ -53,6 +53,12 @@ class SearchOptions:
     joint_tries: int = 3  # candidates tried at each joint step
     directions: tuple[Direction, ...] = ("add", "remove")
     budget: int | None = None  # edits in all
+    reserve: int = 0  # of the budget, for the controls that follow the search
+
+    @property
+    def spendable(self) -> int | None:
+        """Edits that the search itself may make; None without a budget."""
+        return None if self.budget is None else max(0, self.budget - self.reserve)
 
     def screened(self) -> SearchOptions:
         """The same for a race whose edits a screening editor makes: they cost little, so it goes deeper."""
@@ -312,7 +318,7 @@ class _Search:
         dropped: list[Question] = []
         for q in order:
             mine = self._on_report(q) if q != path else self._asks(q, self.report, "joint report")
-            if self.options.budget is None or self.spent + len(asks) + len(mine) <= self.options.budget:
+            if (most := self.options.spendable) is None or self.spent + len(asks) + len(mine) <= most:
                 asks += mine
                 reported.append(q)
             else:
@@ -359,9 +365,9 @@ class _Search:
 
     def _affordable(self, asks: list[Ask]) -> list[Ask]:
         """What the race's share of the budget still pays for: half, the other half reports."""
-        if self.options.budget is None:
+        if (most := self.options.spendable) is None:
             return asks
-        paid = asks[: max(0, self.options.budget // 2 - self.spent)]
+        paid = asks[: max(0, most // 2 - self.spent)]
         self.cut = self.cut or len(paid) < len(asks)
         return paid
 

@@ -130,8 +130,27 @@ def _check(confidence: float) -> None:
 def benjamini_hochberg(p: ArrayLike) -> Floats:
     """Adjusted p-values that control the false discovery rate (Benjamini & Hochberg 1995).
 
-    A nan stays nan and does not count as a question. Raises InputError for p outside [0, 1].
+    For independent questions. A nan stays nan and does not count as a question. Raises InputError for p
+    outside [0, 1].
     """
+    return _adjusted(p, "fdr_bh")
+
+
+def benjamini_yekutieli(p: ArrayLike) -> Floats:
+    """Adjusted p-values that control the false discovery rate under any dependence.
+
+    Benjamini & Yekutieli 2001, theorem 1.3: as `benjamini_hochberg`, times 1 + 1/2 + … + 1/m. For questions
+    asked of the same pictures, whose edits share a reconstruction. nan and errors as there.
+    """
+    return _adjusted(p, "fdr_by")
+
+
+def harmonic(questions: int) -> float:
+    """1 + 1/2 + … + 1/m, which Benjamini–Yekutieli pays for any dependence."""
+    return math.fsum(1 / k for k in range(1, questions + 1))
+
+
+def _adjusted(p: ArrayLike, method: str) -> Floats:
     from statsmodels.stats.multitest import multipletests
 
     q = np.array(p, dtype=np.float64)
@@ -139,7 +158,7 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     if ((q[asked] < 0) | (q[asked] > 1)).any():
         raise InputError("p holds values outside [0, 1]: give p-values")
     if asked.any():
-        q[asked] = multipletests(q[asked], method="fdr_bh")[1]
+        q[asked] = multipletests(q[asked], method=method)[1]
     return q
 
 
@@ -149,6 +168,33 @@ def paired_difference(
     """Mean of a − b over the clusters that both have. Raises InputError as `mean_effect`."""
     common = sorted(a_by_cluster.keys() & b_by_cluster.keys())
     return mean_effect([a_by_cluster[c] - b_by_cluster[c] for c in common], common, confidence=confidence)
+
+
+def ratio(
+    values: ArrayLike, per: ArrayLike, clusters: ArrayLike, *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of the values per mean of `per`, a Wald ratio (Wald 1940), and its bootstrap interval.
+
+    How far the score moves for each unit by which the concept's presence moves. Percentiles over resamples
+    of images (Davison & Hinkley 1997, §5.3), values and `per` together. Where a resample's mean of `per` is
+    not above 0 the ratio has no meaning: the interval is then without bounds, as Fieller's is. All nan below
+    `FEWEST` images, and where the mean of `per` is not above 0. Raises InputError as `cluster_means`.
+    """
+    _check(confidence)
+    above, below = cluster_means(values, clusters), cluster_means(per, clusters)
+    n = len(above)
+    if n < FEWEST or below.mean() <= ROUNDING:
+        return math.nan, math.nan, math.nan
+    counts = _resamples(n).astype(np.float64)  # (RESAMPLES, n)
+    order = np.lexsort((below, above))
+    tops, bottoms = counts @ above[order], counts @ below[order]
+    level = (1 - confidence) / 2
+    value = float(above.mean() / below.mean())
+    if np.mean(bottoms <= ROUNDING * n) > level:
+        return value, -math.inf, math.inf
+    drawn = tops[bottoms > 0] / bottoms[bottoms > 0]
+    low, high = np.quantile(drawn, [level, 1 - level], method="weibull")
+    return value, min(float(low), value), max(float(high), value)
 
 
 def influence(

@@ -1,8 +1,8 @@
 """The run folder: what was asked, a row for each edit, the pictures, the result. A killed run continues.
 
-run.json (the kind of run, the request, versions, when it began) · effects.sqlite (rows, finished batches and search
-decisions; write-ahead log, append only) · images/ (PNG, named by content hash) · result.json · lock (held
-while a process uses the folder; POSIX). A batch is kept completely or not at all: its pictures first,
+run.json (the kind of run, the request, versions, when it began) · effects.sqlite (rows, finished batches and
+search decisions; write-ahead log, append only) · images/ (PNG, named by content hash) · result.json · lock
+(held while a process uses the folder; POSIX). A batch is kept completely or not at all: its pictures first,
 then its rows in one transaction.
 """
 
@@ -17,7 +17,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +32,7 @@ VERSIONED = ("diffexplain", "torch", "diffusers", "transformers", "timm", "numpy
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _SQL = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
+_NULL: Mapping[Any, Any] = {float: math.nan, str: ""}
 _DECIDED = """
 CREATE TABLE IF NOT EXISTS batches (batch INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS rounds (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -47,9 +48,8 @@ class Table:
         self.columns = {n: hint if hint in (int, float, bool) else str for n, hint in hints.items()}
         names, places = ", ".join(self.columns), ", ".join("?" * len(self.columns))
         typed = ", ".join(f"{name} {_SQL[kind]}" for name, kind in self.columns.items())
-        name = row.__name__.lower() + "s"
+        self._name = name = row.__name__.lower() + "s"
         self.schema = f"CREATE TABLE IF NOT EXISTS {name} ({typed});"
-        self.select = f"SELECT {names} FROM {name} ORDER BY rowid"
         self.insert = f"INSERT INTO {name} ({names}) VALUES ({places})"
 
     def values(self, row: Any) -> list[Any]:
@@ -59,8 +59,25 @@ class Table:
     def revived(self, values: Iterable[Any]) -> Any:
         """A row from its columns; SQLite keeps nan as NULL."""
         kinds = self.columns.values()
-        typed = [math.nan if v is None else kind(v) for v, kind in zip(values, kinds, strict=True)]
+        typed = [_NULL[kind] if v is None else kind(v) for v, kind in zip(values, kinds, strict=True)]
         return self._row(*typed)
+
+    def missing(self, database: sqlite3.Connection) -> list[str]:
+        """The columns that the rows of an older version do not have, and can do without."""
+        there = {name for _, name, *_ in database.execute(f"PRAGMA table_info({self._name})")}
+        return [f.name for f in fields(self._row) if f.default is not MISSING and f.name not in there]
+
+    def widen(self, database: sqlite3.Connection) -> None:
+        """Give the rows of an older version the columns of this one."""
+        for name in self.missing(database):
+            database.execute(f"ALTER TABLE {self._name} ADD COLUMN {name} {_SQL[self.columns[name]]}")
+
+    def read(self, database: sqlite3.Connection) -> list[Any]:
+        """All rows, in the order they were appended."""
+        missing = self.missing(database)
+        names = ", ".join("NULL" if name in missing else name for name in self.columns)
+        found = database.execute(f"SELECT {names} FROM {self._name} ORDER BY rowid")
+        return [self.revived(values) for values in found]
 
 
 class MemoryRun:
@@ -161,7 +178,8 @@ class Run(MemoryRun):
         self._db.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + self._table.schema + _DECIDED
         )
-        self._rows = [self._table.revived(row) for row in self._db.execute(self._table.select)]
+        self._table.widen(self._db)
+        self._rows = self._table.read(self._db)
         self._batches = {batch for (batch,) in self._db.execute("SELECT batch FROM batches")}
         noted = self._db.execute("SELECT key, value FROM rounds ORDER BY rowid")
         self._rounds = {key: json.loads(value) for key, value in noted}
@@ -264,8 +282,11 @@ def read_rows(folder: Path | str) -> list[Any]:
     """The rows of a run, finished or not, while nothing is written. Raises RunError: no rows to read."""
     path = Path(folder)
     table = Table(KINDS[read_kind(path)].row)
-    with _disk(path), closing(sqlite3.connect(f"file:{path / ROWS}?mode=ro", uri=True)) as database:
-        return [table.revived(row) for row in database.execute(table.select)]
+    with (
+        _disk(path),
+        closing(sqlite3.connect(f"{(path / ROWS).absolute().as_uri()}?mode=ro", uri=True)) as database,
+    ):
+        return table.read(database)
 
 
 def read_picture(folder: Path | str, digest: str) -> bytes:

@@ -1,14 +1,26 @@
-"""Which number of the classifier is explained."""
+"""Which number of the classifier is explained: a class's log-odds, or what a hidden unit answers.
+
+A `Target` is scored; an `Objective` has a gradient too, for pictures to be optimised towards it.
+"""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
+from torch.nn import functional as F
 
-from diffexplain.classifiers import Classifier, checked_logits
+from diffexplain.classifiers import Classifier, checked_logits, head_of, white_box
 from diffexplain.errors import ClassifierError
+from diffexplain.rows import in_rows
+
+ROWS = 32  # pictures a call of a layer's reading
+PROBE = 64  # pixels of a grey picture that a layer is measured with
+NEED = "optimising pictures towards it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,8 @@ class Target:
             return logits[:, 0] if k == len(self.classifier.labels) - 1 else -logits[:, 0]
         if self.versus is not None:
             return logits[:, k] - logits[:, self.classifier.labels.index(self.versus)]
+        if head_of(self.classifier) != "softmax":
+            return logits[:, k]  # the labels stand alone, or are numbers
         others = torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1)
         return logits[:, k] - torch.logsumexp(others, dim=1)
 
@@ -69,3 +83,268 @@ def _label(classifier: Classifier, label: str | int, argument: str) -> str:
 def _listed(classifier: Classifier) -> str:
     shown = ", ".join(classifier.labels[:12])
     return shown + (f", … ({len(classifier.labels)} in all)" if len(classifier.labels) > 12 else "")
+
+
+# -- objectives ---------------------------------------------------------------------------------------
+
+
+class Objective(Protocol):
+    """What pictures are optimised towards.
+
+    `read` is the classifier's part, which objectives of equal `key` share: pictures (N, 3, H, W) in [0, 1] to
+    (N, C), differentiable. `loss_of` is what the objective makes of it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a person reads: "hired", "hired against rejected", "layer4:12"."""
+        ...
+
+    @property
+    def key(self) -> Hashable:
+        """Equal where `read` gives the same."""
+        ...
+
+    def read(self, images: torch.Tensor) -> torch.Tensor:
+        """What the classifier says of the pictures, (N, C)."""
+        ...
+
+    def loss_of(self, read: torch.Tensor) -> torch.Tensor:
+        """From `read` to (N,), lower is better: cross-entropy of a class, minus a unit's activation."""
+        ...
+
+    def loss(self, images: torch.Tensor) -> torch.Tensor:
+        """`loss_of` what is `read`: (N,), differentiable."""
+        ...
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
+        """What is reported, higher is better: (N,) float64 on the CPU. Log-odds, or an activation."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClassObjective:
+    """A class, or one class against another, by cross-entropy: softplus of minus its log-odds."""
+
+    target: Target
+
+    @property
+    def name(self) -> str:
+        """The label, or "one against another"."""
+        return str(self.target)
+
+    @property
+    def key(self) -> Hashable:
+        """The classifier."""
+        return id(self.target.classifier), ""
+
+    def read(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, K), differentiable."""
+        return _columns(self.target.classifier, images)
+
+    def loss_of(self, read: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy (N,)."""
+        return F.softplus(-self.target.of_logits(read))
+
+    def loss(self, images: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy (N,), differentiable."""
+        return self.loss_of(self.read(images))
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
+        """Log-odds (N,)."""
+        return self.target.score(images)
+
+
+@dataclass(frozen=True)
+class LayerObjective(ABC):
+    """A number of a layer's channels, which are averaged over places or tokens.
+
+    Raises ClassifierError for a classifier without gradients, and an unknown layer.
+    """
+
+    classifier: Classifier
+    layer: str
+
+    @property
+    def key(self) -> Hashable:
+        """The classifier's layer."""
+        return id(self.classifier), self.layer
+
+    def read(self, images: torch.Tensor) -> torch.Tensor:
+        """The layer's pooled channels (N, C), differentiable."""
+        return white_box(self.classifier, NEED).activations(images, self.layer)
+
+    @abstractmethod
+    def loss_of(self, read: torch.Tensor) -> torch.Tensor:
+        """Minus the activation (N,)."""
+
+    def loss(self, images: torch.Tensor) -> torch.Tensor:
+        """Minus the activation (N,), differentiable."""
+        return self.loss_of(self.read(images))
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
+        """The activation (N,)."""
+        with torch.no_grad():
+            return -self.loss_of(in_rows(self.read, images, rows=ROWS).double()).cpu()
+
+
+@dataclass(frozen=True)
+class UnitObjective(LayerObjective):
+    """A channel of a named layer. Raises ClassifierError as LayerObjective, and for an unknown channel."""
+
+    channel: int
+
+    def __post_init__(self) -> None:
+        width = channels(self.classifier, self.layer)
+        if not 0 <= self.channel < width:
+            layers = white_box(self.classifier, NEED).layers
+            raise ClassifierError(
+                f"unit {self.name} is not in {self.classifier.name}; layer {self.layer!r} has channels 0 to "
+                f"{width - 1}; layers are {', '.join(layers)}"
+            )
+
+    @property
+    def name(self) -> str:
+        """As it is asked for: "layer4:12"."""
+        return f"{self.layer}:{self.channel}"
+
+    def loss_of(self, read: torch.Tensor) -> torch.Tensor:
+        """Minus the channel (N,)."""
+        return -read[:, self.channel]
+
+
+@dataclass(frozen=True)
+class DirectionObjective(LayerObjective):
+    """How far a layer's channels reach along a vector (C,).
+
+    Raises ClassifierError as LayerObjective, and for a vector that does not fit.
+    """
+
+    vector: torch.Tensor = field(repr=False, compare=False)
+    name: str
+
+    def __post_init__(self) -> None:
+        width = channels(self.classifier, self.layer)
+        if tuple(self.vector.shape) != (width,):
+            raise ClassifierError(
+                f"vector of {self.name!r} has shape {tuple(self.vector.shape)}; layer {self.layer!r} of "
+                f"{self.classifier.name} has {width} channels: give a vector of shape ({width},)"
+            )
+
+    def loss_of(self, read: torch.Tensor) -> torch.Tensor:
+        """Minus the product with the vector (N,)."""
+        return -(read @ self.vector.to(read))
+
+
+@dataclass(frozen=True)
+class DifferenceObjective:
+    """What one classifier puts in a class and another does not.
+
+    Loss: the cross-entropy of the class by the first and of the rest by the second; score: the first's
+    log-odds less the second's. Raises ClassifierError for classifiers without gradients, and unknown labels.
+    """
+
+    classifier: Classifier
+    other: Classifier
+    label: str
+
+    def __post_init__(self) -> None:
+        for classifier in (self.classifier, self.other):
+            choose_target(white_box(classifier, NEED), self.label)
+
+    @property
+    def name(self) -> str:
+        """The label, and who differs about it."""
+        return f"{self.label} by {self.classifier.name}, not by {self.other.name}"
+
+    @property
+    def key(self) -> Hashable:
+        """Both classifiers, and the label."""
+        return id(self.classifier), id(self.other), self.label
+
+    @property
+    def targets(self) -> tuple[Target, Target]:
+        """The class by either."""
+        return Target(self.classifier, self.label), Target(self.other, self.label)
+
+    def read(self, images: torch.Tensor) -> torch.Tensor:
+        """Both log-odds (N, 2), differentiable."""
+        return torch.stack([t.of_logits(_columns(t.classifier, images)) for t in self.targets], dim=1)
+
+    def loss_of(self, read: torch.Tensor) -> torch.Tensor:
+        """Both cross-entropies (N,)."""
+        return F.softplus(-read[:, 0]) + F.softplus(read[:, 1])
+
+    def loss(self, images: torch.Tensor) -> torch.Tensor:
+        """Both cross-entropies (N,), differentiable."""
+        return self.loss_of(self.read(images))
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
+        """The difference of the log-odds (N,)."""
+        one, other = self.targets
+        return one.score(images) - other.score(images)
+
+
+def class_objective(
+    classifier: Classifier, label: str | int | None, versus: str | None = None
+) -> ClassObjective:
+    """A class by its label. Raises ClassifierError: unknown label, or a classifier without gradients."""
+    return ClassObjective(choose_target(white_box(classifier, NEED), label, versus))
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsAsked:
+    """Units as a person asks for them: channels by number, or the `top` that carry a class."""
+
+    layer: str
+    channels: tuple[int, ...] = ()
+    top: int = 0
+
+
+def units_of(spec: str) -> UnitsAsked:
+    """`LAYER:NUMBER`, `LAYER:NUMBER,NUMBER` or `LAYER:topK`. Raises ClassifierError for anything else."""
+    layer, _, which = spec.rpartition(":")
+    numbers = which.removeprefix("top").split(",")
+    if layer and all(n.isascii() and n.isdigit() for n in numbers):
+        if not which.startswith("top"):
+            return UnitsAsked(layer, tuple(map(int, numbers)))
+        if len(numbers) == 1 and int(numbers[0]):
+            return UnitsAsked(layer, top=int(numbers[0]))
+    raise ClassifierError(f"unit {spec!r} is not understood; give LAYER:NUMBER or LAYER:topK, as layer4:476")
+
+
+def choose_objective(
+    classifier: Classifier,
+    *,
+    target: str | int | None = None,
+    unit: str | None = None,
+    versus: str | None = None,
+) -> ClassObjective | UnitObjective:
+    """A class by its label, or a unit by `LAYER:NUMBER`.
+
+    Raises ClassifierError for an unknown label, layer or channel, and for a classifier without gradients.
+    """
+    if unit is None:
+        return class_objective(classifier, target, versus)
+    if target is not None or versus is not None:
+        raise ClassifierError("unit and target are both given; name one of them")
+    asked = units_of(unit)
+    if len(asked.channels) != 1:
+        raise ClassifierError(f"unit {unit!r} is not one unit; give LAYER:NUMBER")
+    return UnitObjective(classifier, asked.layer, asked.channels[0])
+
+
+def channels(classifier: Classifier, layer: str) -> int:
+    """How many channels a layer has.
+
+    Raises ClassifierError when there is no such layer, or the classifier gives no gradients.
+    """
+    white = white_box(classifier, NEED)
+    with torch.no_grad():
+        return int(white.activations(torch.full((1, 3, PROBE, PROBE), 0.5), layer).shape[1])
+
+
+def _columns(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Logits (N, K), one column for one output."""
+    logits = classifier.logits(images)
+    return logits[:, None] if logits.ndim == 1 else logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,14 @@ import pytest
 
 from diffexplain.records import Result
 from diffexplain.report import write_report
+from diffexplain.report.comparing import write_comparison
+from diffexplain.report.contrast import contrast
+from diffexplain.report.finished import Finished
 from tests import factories
 from tests.factories import concept_result
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 if not CHROMIUM.exists():
@@ -75,7 +78,22 @@ def watched(browser: Browser) -> Iterator[Watched]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(*factories.run(), tmp_path_factory.mktemp("report") / "report.html")
+    result, effects, pictures = factories.measured(images=10)
+    strong = replace(effects[0], strength=2.0, edited=effects[1].edited, score_after=9.0)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return write_report(result, pictures, path, effects=[*effects, strong])
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result, effects, pictures = factories.measured(images=10)
+    other = [replace(e, score_after=e.score_after + ("blazer" in e.concept)) for e in effects]
+    request = replace(result.request, classifier=SCRIPT, names=(IMAGE,) * 10)
+    found = contrast(
+        Finished(result, tuple(effects), pictures),
+        Finished(replace(result, request=request), tuple(other), pictures),
+    )
+    return write_comparison(found, pictures, pictures, tmp_path_factory.mktemp("compare") / "c.html")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +119,16 @@ def expand(page: Page) -> None:
     page.click("#expand")
 
 
+def opened(page: Page, concept: str = "facewear/glasses/round") -> Locator:
+    """A concept's gallery, opened as a reader does."""
+    page.fill("#search", concept)
+    leaf = page.locator(f'#tree li[data-path="{concept}"]')
+    leaf.locator("summary").first.click()
+    gallery = leaf.locator(".gallery").first
+    gallery.locator(".compare img").first.wait_for(state="visible")
+    return gallery
+
+
 def wide(page: Page) -> int:
     """How far the page reaches beyond the screen."""
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
@@ -118,8 +146,8 @@ def test_opens_offline_with_its_pictures(watched: Watched, report: Path) -> None
 def test_tree_expands_and_pictures_come_when_opened(watched: Watched, report: Path) -> None:
     page = watched.open(report)
     leaf = page.locator("details.leaf:not(.own)", has_text="round").first
-    assert not leaf.locator(".pairs").is_visible()
-    assert leaf.locator(".pairs img[src]").count() == 0
+    assert not leaf.locator(".gallery").is_visible()
+    assert leaf.locator(".gallery img").count() == 0
     leaf.locator("> summary").focus()
     page.keyboard.press("Enter")
     leaf.locator(".pairs").wait_for(state="visible")
@@ -149,7 +177,7 @@ def test_hostile_labels_stay_text(watched: Watched, hostile: Path) -> None:
     assert page.title() == SCRIPT
 
 
-@pytest.mark.parametrize("which", ["report", "hostile"])
+@pytest.mark.parametrize("which", ["report", "hostile", "comparison"])
 @pytest.mark.parametrize("width", [390, 700, 1130, 1280])
 def test_no_sideways_scrolling(
     watched: Watched, which: str, width: int, request: pytest.FixtureRequest
@@ -157,14 +185,144 @@ def test_no_sideways_scrolling(
     watched.page.set_viewport_size({"width": width, "height": 844})
     page = watched.open(request.getfixturevalue(which))
     assert wide(page) == 0
-    expand(page)
-    assert wide(page) == 0
+    if page.locator("#expand").count():
+        expand(page)
+        assert wide(page) == 0
 
 
+@pytest.mark.parametrize("which", ["report", "comparison"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_accessibility_fault(watched: Watched, report: Path, scheme: str) -> None:
+def test_no_serious_accessibility_fault(
+    watched: Watched, which: str, scheme: str, request: pytest.FixtureRequest
+) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     watched.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page = watched.open(report)
+    page = watched.open(request.getfixturevalue(which))
+    if which == "report":
+        opened(page)
     found = axe.Axe().run(page).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_slider_drags_and_answers_the_keyboard(watched: Watched, report: Path) -> None:
+    page = watched.open(report)
+    gallery = opened(page)
+    slider = gallery.get_by_role("slider").first
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box
+
+    def cut() -> float:
+        found = gallery.locator(".compare").evaluate("e => getComputedStyle(e).getPropertyValue('--cut')")
+        return float(found.removesuffix("%"))
+
+    assert cut() == 50
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], middle, steps=4)
+    page.mouse.up()
+    assert 75 < cut() < 85
+    slider.press("Home")
+    assert cut() == 0
+    clip = gallery.locator(".compare .original img").evaluate("e => getComputedStyle(e).clipPath")
+    assert clip.startswith("inset(0")
+
+
+def test_all_pictures_of_a_concept_and_what_changed(watched: Watched, report: Path) -> None:
+    page = watched.open(report)
+    gallery = opened(page)
+    effects = factories.measured(images=10)[1]
+    count = sum(e.concept == "facewear/glasses/round" for e in effects)
+    assert gallery.locator(".pairs li").count() == count > 3
+    second = gallery.locator(".pairs button").nth(1)
+    second.click()
+    assert second.get_attribute("aria-pressed") == "true"
+    gallery.locator(".inset canvas").first.wait_for(state="visible")  # glasses are a small change
+    gallery.get_by_role("button", name="Show the difference").click()
+    heat = gallery.locator("canvas.heat")
+    heat.wait_for(state="visible")
+    brightest = heat.evaluate(
+        "c => Math.max(...c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    )
+    assert brightest == 255
+    assert "largest change" in str(heat.get_attribute("aria-label"))
+
+
+def test_strength_slider_moves_picture_and_score(watched: Watched, report: Path) -> None:
+    first = factories.measured(images=10)[1][0]
+    page = watched.open(report)
+    gallery = opened(page, first.concept)
+    slider = None
+    for button in gallery.locator(".pairs button").all():
+        button.click()
+        slider = gallery.get_by_role("slider", name="strength of the edit")
+        if slider.is_visible():
+            break
+    assert slider is not None
+    shown = gallery.locator(".aside b").first
+    before = shown.inner_text()
+    slider.focus()
+    slider.press("End")
+    assert gallery.locator(".strength output").inner_text() == "2"
+    page.wait_for_function(
+        "([e, was]) => e.querySelector('.aside b').innerText !== was", arg=[gallery.element_handle(), before]
+    )
+
+
+def test_search_filter_and_sort(watched: Watched, report: Path) -> None:
+    page = watched.open(report)
+    lines = page.locator("#tree .line[id]")
+    count = lines.count()
+    page.fill("#search", "GLASSES round")
+    visible = [line for line in lines.all() if line.is_visible()]
+    assert len(visible) == 1
+    assert page.locator("#matches").inner_text() == f"1 of {count} questions"
+    page.fill("#search", "")
+    page.select_option("#filter", "ruled out")
+    states = {line.get_attribute("data-state") for line in lines.all() if line.is_visible()}
+    assert states == {"ruled out"}
+    page.select_option("#filter", "failed")
+    assert all(line.get_attribute("data-failed") is not None for line in lines.all() if line.is_visible())
+    page.select_option("#filter", "")
+    page.select_option("#sort", "name")
+    names = [str(item.get_attribute("data-path")) for item in page.locator("ul.roots > li").all()]
+    assert names == sorted(names)
+    page.select_option("#sort", "down")
+    first = page.locator("ul.roots > li").first
+    effects = [float(str(e.get_attribute("data-effect"))) for e in page.locator("#tree [data-effect]").all()]
+    inside = [float(str(e.get_attribute("data-effect"))) for e in first.locator("[data-effect]").all()]
+    assert min(inside) == min(effects)
+
+
+def test_a_citation_is_found_although_filtered_away(watched: Watched, report: Path) -> None:
+    page = watched.open(report)
+    page.fill("#search", "no such concept")
+    link = page.locator(".answer a").first
+    link.click()
+    page.locator(str(link.get_attribute("href"))).wait_for(state="visible")
+
+
+def test_failed_and_hostile_concepts_open(watched: Watched, hostile: Path) -> None:
+    page = watched.open(hostile)
+    expand(page)
+    gallery = page.locator(".gallery").first
+    gallery.locator(".compare img").first.wait_for(state="visible")
+    assert page.locator("img[onerror], img[src='x']").count() == 0
+
+
+def test_comparison_shows_pairs_of_both_runs(watched: Watched, comparison: Path) -> None:
+    page = watched.open(comparison)
+    assert SCRIPT in page.locator("h1").inner_text()
+    first = page.locator(".changes tbody tr").first
+    assert first.locator("img").count() == 4
+    assert "blazer" in first.inner_text()
+    first.locator("img[src]").first.wait_for(state="visible")
+
+
+def test_prints_to_pages(watched: Watched, report: Path) -> None:
+    page = watched.open(report)
+    opened(page)
+    printed = page.pdf(format="A4", print_background=True)
+    assert printed.startswith(b"%PDF")
+    assert 2 <= printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") <= 20

@@ -22,7 +22,7 @@ import diffexplain as dx
 from diffexplain.cli import app
 from diffexplain.editors import Inversion
 from diffexplain.images import decode_png, picture_hash
-from diffexplain.statistics import benjamini_hochberg, mean_effect
+from diffexplain.statistics import benjamini_yekutieli, mean_effect
 from tests.tiny import tiny_clip_folder, tiny_pipeline_folder
 
 pytestmark = pytest.mark.timeout(900)
@@ -183,7 +183,7 @@ def test_measured_concepts_hold_together(kept: dx.Explanation) -> None:
         assert c.examples
     for c in kept.concepts[len(measured) :]:
         assert all(math.isnan(v) for v in (c.effect, c.low, c.high, c.p, c.q))
-    q = benjamini_hochberg([c.p for c in kept.concepts])
+    q = benjamini_yekutieli([c.p for c in kept.concepts])
     np.testing.assert_allclose([c.q for c in kept.concepts], q)
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,29 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from diffexplain.cli import app
 from diffexplain.corpus import (
+    MAX_BYTES,
     MAX_DEPTH,
     MAX_NODES,
     MAX_SLOT,
     Corpus,
+    Document,
     available,
+    difference,
+    findings,
+    grow,
+    kept,
     load_corpus,
+    load_document,
+    merged,
     parse_corpus,
+    pruned,
+    schema,
     tree_text,
+    written,
 )
 from diffexplain.errors import CorpusError
 from diffexplain.worlds import avatars as world
@@ -331,12 +346,295 @@ def test_the_tree_is_shown_for_people(pets: Corpus) -> None:
     lines = tree_text(pets).splitlines()
     assert lines[0] == "pets: pets, 12 concepts, 8 leaves"
     assert "  coat  +−" in lines
-    assert "    colour  + one of" in lines
-    assert "      black  +  a pet with black fur" in lines
+    assert "    colour  + one of protected" in lines
+    assert "      black  + protected  a pet with black fur" in lines
+    assert "      white  +  a pet with white fur" in lines
     assert tree_text(pets.restrict("coat/colour")).splitlines()[1:3] == [
-        "  colour  + one of",
-        "    black  +  a pet with black fur",
+        "  colour  + one of protected",
+        "    black  + protected  a pet with black fur",
     ]
+
+
+# -- the bundled domains ------------------------------------------------------------------------------
+
+bundled = lru_cache(load_corpus)
+DOMAINS = (
+    "faces", "birds", "wildcats", "pets", "leaves", "retina", "fashion", "food", "architecture", "scenes",
+)  # fmt: skip
+#: the top attributes that DiffEx reports for its domains, and where they are.
+TOP = {
+    "faces": {
+        "eyebrow": "eyebrows", "makeup": "makeup", "mustache type": "facial hair/moustache type",
+        "teeth": "mouth/teeth", "lip volume": "mouth/lip volume", "lip color": "mouth/lip colour",
+        "eyelash": "eyes/eyelashes", "beard type": "facial hair/beard type", "facewear": "worn/facewear",
+        "headwear": "worn/headwear",
+    },
+    "birds": {
+        "upperparts": "upperparts", "head color": "head/head colour", "beak shape": "beak/beak shape",
+        "beak color": "beak/beak colour", "wing pattern": "wings/wing pattern", "eye": "eye",
+        "throat": "throat and breast/throat", "wing color": "wings/wing colour", "crest": "head/crest",
+        "feather texture": "plumage/feather texture",
+    },
+    "leaves": {
+        "base": "base", "vein": "veins", "apex color": "apex/apex colour", "spots": "spots",
+        "disease": "disease", "blight size": "disease/blight size", "texture": "texture",
+        "spots color": "spots/spots colour", "discoloration": "discolouration",
+        "orientation": "view/orientation",
+    },
+    "retina": {
+        "glaucoma": "optic disc/glaucoma",
+        "subretinal hemorrhage": "haemorrhages/subretinal haemorrhage",
+        "intraretinal hemorrhage": "haemorrhages/intraretinal haemorrhage",
+        "macular hole": "macula/macular hole", "hard exudates": "exudates/hard exudates",
+        "soft exudates": "exudates/soft exudates", "blackened macula": "macula/macula colour/blackened",
+        "drusen": "exudates/drusen", "optic disc hemorrhage": "haemorrhages/optic disc haemorrhage",
+        "cataract": "media/cataract",
+    },
+    "wildcats": {
+        "stripes": "fur/stripes", "open eyes": "eyes/eye opening/open", "nose color": "nose/nose colour",
+        "spots": "fur/spots", "fur color": "fur/fur colour", "mane": "mane", "eye color": "eyes/eye colour",
+        "tongue": "mouth/tongue", "pupil size": "eyes/pupil size", "whiskers": "whiskers",
+    },
+    "pets": {
+        "nose color": "nose and muzzle/nose colour", "whiskers": "nose and muzzle/whiskers",
+        "eye color": "eyes/eye colour", "closed mouth": "mouth/mouth opening/closed mouth",
+        "open mouth": "mouth/mouth opening/open mouth", "spots": "fur/spots", "collar": "worn/collar",
+        "pointed ears": "ears/ear shape/pointed ears", "mouth color": "mouth/mouth colour",
+        "fur pattern": "fur/fur pattern",
+    },
+}  # fmt: skip
+
+
+def test_the_ten_domains_are_there() -> None:
+    assert set(available()) == {*DOMAINS, "avatars"}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_domain_is_three_levels_of_distinct_grounded_prompts(name: str) -> None:
+    corpus = bundled(name)
+    leaves = corpus.leaves()
+    assert corpus.name == name
+    assert corpus.sources
+    assert 80 <= len(leaves) <= 300
+    assert {leaf.depth for leaf in leaves} == {2}
+    assert len({leaf.prompt.casefold() for leaf in leaves}) == len(leaves)
+    for root in corpus.roots:
+        phrases = [corpus[path].phrase.casefold() for path in corpus[root].leaves]
+        assert len(set(phrases)) == len(phrases), root
+    assert findings(corpus) == ()
+    for leaf in leaves:
+        assert len(leaf.prompt.split()) <= 40, leaf.path
+        assert leaf.prompt == corpus.prompt.replace("{phrase}", leaf.phrase)
+        assert leaf.prompt == leaf.prompt.strip()
+        assert leaf.prompt.isprintable()
+        assert "  " not in leaf.prompt
+    assert all(len(c.children) > 1 or c.absent for c in corpus.walk() if not c.is_leaf)
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_in_a_domain_what_can_be_missing_can_be_removed_and_nothing_else(name: str) -> None:
+    corpus = bundled(name)
+    assert sum("remove" in leaf.directions for leaf in corpus.leaves()) >= 20
+    for leaf in corpus.leaves():
+        assert ("remove" in leaf.directions) == (leaf.slot is None or leaf.absent is not None), leaf.path
+    kinds = [c for c in corpus.walk() if c.slot == c.path and c.absent]
+    assert len({(c.parent, c.absent) for c in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "path"), [(n, a, p) for n, known in TOP.items() for a, p in known.items()]
+)
+def test_what_diffex_finds_is_in_its_domain(name: str, attribute: str, path: str) -> None:
+    assert path in bundled(name), attribute
+
+
+def test_the_protected_attributes_of_faces_say_so() -> None:
+    faces = bundled("faces")
+    protected = {c.parent for c in faces.leaves() if c.protected}
+    assert protected == set(faces["person"].children)
+    assert {"person/skin tone", "person/perceived gender", "person/perceived age"} <= protected
+
+
+def test_prompts_fit_into_clip() -> None:
+    """Counted by the pocket's own tokenizer, whose words are few: it splits more than CLIP's does."""
+    from transformers import AutoTokenizer
+
+    from diffexplain import pocket
+
+    tokenizer = AutoTokenizer.from_pretrained(str(pocket.ROOT / "clip"))
+    for name in DOMAINS:
+        prompts = [leaf.prompt for leaf in bundled(name).leaves()]
+        assert max(map(len, tokenizer(prompts)["input_ids"])) <= 77, name
+
+
+# -- documents: schema, difference, merge, prune ------------------------------------------------------
+
+
+def shipped() -> str:
+    return (Path(world.__file__).parents[1] / "corpora/schema.json").read_text("utf-8")
+
+
+def test_the_schema_that_is_shipped_is_the_models() -> None:
+    assert shipped() == schema()
+    node = json.loads(shipped())["$defs"]["Node"]["properties"]
+    assert set(node) == {
+        "name", "phrase", "prompt", "exclusive", "absent", "directions", "hidden_by", "replaces",
+        "whole_image", "protected", "children",
+    }  # fmt: skip
+    assert all("description" in key for key in node.values())
+
+
+def test_the_schema_takes_what_loads_and_refuses_the_rest() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    checker = jsonschema.Draft202012Validator(json.loads(shipped()))
+    for name in DOMAINS:
+        text = (Path(world.__file__).parents[1] / f"corpora/{name}.yaml").read_text("utf-8")
+        assert checker.is_valid(yaml.safe_load(text)), name
+        assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+    assert not checker.is_valid(document([{"name": "a", "phrse": "x"}]))
+    assert not checker.is_valid(document([{"name": "a"}], prompt="no place"))
+    assert not checker.is_valid(document([]))
+
+
+def doc(nodes: object, **changes: object) -> Document:
+    return Document.model_validate(document(nodes, **changes))
+
+
+def test_what_is_written_is_what_was_read(write: Write) -> None:
+    for name in available():
+        again = parse_corpus(written(load_document(name)))
+        assert again == bundled(name)
+        assert again.sources == bundled(name).sources
+    assert "    - {name: red, phrase: a red collar}\n" in written(load_document(write(PETS)))
+
+
+def test_sources_are_kept_and_change_no_run(write: Write) -> None:
+    sourced = parse_corpus("sources: [a book, our eyes]\n" + PETS)
+    assert sourced.sources == ("a book", "our eyes")
+    assert sourced.hash == parse_corpus(PETS).hash
+    assert parse_corpus(PETS).sources == ()
+
+
+def test_a_difference_is_a_line_each() -> None:
+    old = doc([{"name": "a", "children": [{"name": "x"}, {"name": "y", "phrase": "a y"}]}, {"name": "b"}])
+    new = doc(
+        [{"name": "a", "exclusive": True, "children": [{"name": "y", "phrase": "the y"}, {"name": "z"}]}],
+        neutral="another thing",
+    )
+    assert difference(old, new) == (
+        "neutral: a thing → another thing",
+        "- a/x",
+        "- b",
+        "+ a/z",
+        "~ a: exclusive: False → True",
+        "~ a/y: phrase: a y → the y",
+    )
+    assert difference(old, old) == ()
+
+
+def test_merging_fills_what_is_missing_and_the_first_wins() -> None:
+    first = doc([{"name": "a", "phrase": "an a", "children": [{"name": "x"}]}], sources=["me"])
+    other = doc(
+        [
+            {"name": "b"},
+            {
+                "name": "a", "phrase": "the a", "protected": True,
+                "children": [{"name": "x", "phrase": "an x"}, {"name": "y"}],
+            },
+        ],
+        sources=["me", "you"],
+        neutral="something",
+    )  # fmt: skip
+    whole, gave_way = merged(first, other)
+    corpus = grow(whole)
+    assert list(corpus) == ["a", "a/x", "a/y", "b"]
+    assert (corpus["a"].phrase, corpus["a/x"].phrase, corpus["a"].protected) == ("an a", "an x", True)
+    assert corpus.neutral == "a thing"
+    assert corpus.sources == ("me", "you")
+    assert gave_way == ("a: phrase: the a gave way to an a",)
+
+
+def test_pruning_cuts_subtrees_what_they_emptied_and_what_named_them() -> None:
+    tree = doc(
+        [
+            {"name": "a", "children": [{"name": "k", "children": [{"name": "x"}]}, {"name": "y"}]},
+            {"name": "b", "hidden_by": ["a/k/x", "a/y"], "children": [{"name": "z", "replaces": ["a/k"]}]},
+        ]
+    )
+    left = grow(pruned(tree, ["a/k/x"]))
+    assert list(left) == ["a", "a/y", "b", "b/z"]
+    assert left["b/z"].hidden_by == ("a/y",)
+    assert left["b/z"].replaces == ()
+    assert list(grow(kept(tree, ["a/k"]))) == ["a", "a/k", "a/k/x"]
+    assert list(grow(kept(tree, ["b", "a/y"]))) == ["a", "a/y", "b", "b/z"]
+    with pytest.raises(CorpusError, match=r"no concept 'x'; did you mean \['a/k/x'\]"):
+        pruned(tree, ["x"])
+    with pytest.raises(CorpusError, match="nothing is left"):
+        pruned(tree, ["a", "b"])
+    with pytest.raises(CorpusError, match="at least one path"):
+        kept(tree, [])
+
+
+def test_findings_name_probable_mistakes() -> None:
+    nodes = [
+        {"name": "a", "exclusive": True, "children": [{"name": "x", "phrase": "same"}]},
+        {"name": "b", "phrase": "same"},
+        {"name": "c", "phrase": "very " * 70 + "long"},
+    ]
+    found = findings(grow(doc(nodes)))
+    assert [line.split()[0] for line in found] == ["'c'", "'a/x'", "'b'", "'a'"]
+    assert "72 words" in found[0]
+    assert "the same prompt as another leaf, 'a same'" in found[1]
+    assert "slot with one leaf and no `absent`" in found[3]
+
+
+# -- the command line -----------------------------------------------------------------------------------
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    told = CliRunner().invoke(app, ["corpus", *map(str, args)])
+    return told.exit_code, told.stdout, told.stderr
+
+
+def test_the_short_forms_list_and_show() -> None:
+    assert run() == run("list")
+    assert "faces          204 leaves  portrait photos of people" in run("list")[1]
+    assert run("avatars") == run("show", "avatars") == (0, tree_text(load_corpus("avatars")) + "\n", "")
+
+
+def test_validate_says_what_a_file_holds_or_what_is_wrong(write: Write, tmp_path: Path) -> None:
+    path = write(PETS)
+    code, said, _ = run("validate", path, "birds")
+    assert code == 0
+    assert f"{path}: valid, 12 concepts, 8 leaves, 3 levels, 1 protected" in said
+    assert "birds: valid" in said
+    code, said, wrong = run("validate", write(PETS.replace("phrase: a collar", "phrse: a collar")))
+    assert (code, said) == (2, "")
+    assert "'collar', key 'phrse': unknown" in wrong
+    code, said, _ = run("validate", write(PETS.replace("a bell", "a red collar")))
+    assert "note: 'collar/red' has the same prompt as another leaf" in said
+    assert run("nosuch")[0] == run("validate", tmp_path / "none.yaml")[0] == 2
+
+
+def test_diff_merge_and_prune_work_on_files(write: Write, tmp_path: Path) -> None:
+    mine, out = write(PETS), tmp_path / "out.yaml"
+    assert run("diff", mine, mine) == (0, "", "")
+    code, said, _ = run("prune", mine, "coat", "--out", out)
+    assert (code, said) == (0, f"corpus: {out}\n")
+    assert load_corpus(out).roots == ("collar", "blanket")
+    code, said, _ = run("diff", mine, out)
+    assert code == 1
+    assert said.splitlines()[0] == "- coat"
+    code, said, noted = run("merge", out, mine)
+    assert code == 0
+    assert parse_corpus(said).roots == ("collar", "blanket", "coat")
+    assert not noted
+    code, said, _ = run("prune", mine, "collar/red", "--keep")
+    assert list(parse_corpus(said)) == ["collar", "collar/red"]
+    assert run("merge", mine)[2] == "diffexplain: corpus merge: name at least two corpora\n"
+    assert run("prune", mine, "nosuch")[0] == 2
+    assert "choose another" in run("prune", mine, "coat", "--out", tmp_path)[2]
+    assert json.loads(run("schema")[1]) == json.loads(shipped())
 
 
 # -- files that are wrong -----------------------------------------------------------------------------
@@ -492,6 +790,21 @@ def test_a_malformed_whole_says_what(write: Write, content: bytes, says: str) ->
     assert str(caught.value).startswith(f"corpus {path}: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def many(nodes: int) -> str:
+    return HEAD + "concepts:\n" + "".join(f"- {{name: n{i}, phrase: thing {i}}}\n" for i in range(nodes))
+
+
+def test_a_hundred_thousand_concepts_are_refused_before_they_are_read(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(many(100_000))
+    monkeypatch.setattr(yaml, "load", None)  # the slow part is not reached
+    with pytest.raises(CorpusError, match=r"has about 100,001 concepts; a corpus may have 20,000 concepts"):
+        load_corpus(path)
+    with pytest.raises(CorpusError, match=r"a corpus may have 4 MB; prune or split it"):
+        load_corpus(write(b"#" * (MAX_BYTES + 1)))
 
 
 def test_the_greatest_depth_is_fine() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import exp, isnan, log, nan
@@ -16,10 +17,13 @@ from diffexplain.captions import Caption, read_captions
 from diffexplain.corpus import Corpus, parse_corpus
 from diffexplain.editors import Edit, Inversion, Term, load_editor
 from diffexplain.effects import (
+    MOVED,
     PRESENT,
+    VISIBLE,
     Inverted,
     Subject,
     Tools,
+    garbled,
     generator_seed,
     invert,
     prepare,
@@ -405,6 +409,54 @@ def test_a_row_says_what_its_stored_picture_says(tools: Tools, prepared: Subject
         assert torch.equal(picture, rounded(tools.editor.edit(prepared.inversion, [edit]))[0])
         parts = zip(asked.edited_as, asked.question.directions, strict=True)
         assert row.eligible == all(prepared.eligible(TREE, asked.image, asked.seed, c, d) for c, d in parts)
+
+
+def test_a_row_tells_how_much_and_what_else_moved(tools: Tools, prepared: Subject):
+    rows, stored = measure(tools, prepared, ASKS, batch=0)
+    for asked, row in zip(ASKS, rows, strict=True):
+        at, picture = prepared.row(asked.image, asked.seed), kept(stored[row.edited])
+        moved = (picture - prepared.reconstructions[at]).abs()
+        assert row.size == pytest.approx(float(moved.mean()))
+        assert row.area == pytest.approx(float((moved.amax(0) >= VISIBLE).float().mean()))
+        after = presence(tools.judge, TREE, picture[None])
+        for concept, change in json.loads(row.others).items():
+            assert TREE[concept].is_leaf
+            assert concept not in asked.edited_as
+            assert change == pytest.approx(
+                float(after[concept][0] - prepared.presence[concept][at]), abs=1e-3
+            )
+            assert abs(change) >= MOVED - 1e-3
+
+
+@pytest.mark.parametrize(
+    ("edited", "left"),
+    [
+        ("hat/cap", {"hair/red", "hair/blue"}),  # its rivals are to move
+        ("hat/helmet/iron", set()),  # a helmet hides hair
+        ("hair/red", {"hat/cap"}),  # what hides it may go
+    ],
+)
+def test_what_an_edit_implies_is_no_other_concept(edited: str, left: set[str]):
+    found = set(effects._others(TREE, ask((edited, "add"))))
+    assert {c for c in found if c.startswith(("hat", "hair"))} == left
+    assert "ball" in found
+
+
+def test_a_placebo_asks_for_the_picture_itself_in_garbled_words(tools: Tools, prepared: Subject):
+    asked = Ask(0, 0, Question.single("placebo"), (), "placebo", 0.5)
+    (term,) = terms(CAPTION, asked, 2.0)
+    assert term.weight == 1.0
+    assert sorted(garbled("a toy with a cap, red hair").split()) == sorted(
+        ["a", "toy", "with", "a", "cap", "red", "hair"]
+    )
+    assert garbled("a toy with a cap, red hair") == garbled("a toy with a cap, red hair")
+    assert garbled("plain") != "plain"
+    (row,), _ = measure(tools, prepared, [asked], batch=3)
+    assert (row.stage, row.concept, row.edited_as, row.strength) == ("placebo", "placebo", "", 0.75)
+    assert row.eligible
+    assert isnan(row.presence_after)
+    assert isnan(row.outside)
+    assert row.size > 0
 
 
 def test_presence_is_read_from_both_pictures(tools: Tools, prepared: Subject):

@@ -17,12 +17,15 @@ from diffexplain.errors import InputError
 from diffexplain.statistics import (
     Estimate,
     benjamini_hochberg,
+    benjamini_yekutieli,
     cluster_means,
     exact_interval,
+    harmonic,
     influence,
     mean_effect,
     minimal_detectable,
     paired_difference,
+    ratio,
 )
 
 light = settings(max_examples=40, deadline=None)
@@ -284,6 +287,38 @@ def test_false_discoveries_stay_at_the_level_asked():
     assert wrong / 300 <= 0.07
 
 
+@light
+@given(arrays(float, st.integers(1, 40), elements=st.floats(0, 1, allow_subnormal=False)))
+def test_any_dependence_costs_a_harmonic_number(p):
+    q = benjamini_yekutieli(p)
+    np.testing.assert_allclose(q, stats.false_discovery_control(p, method="by"), rtol=1e-12, atol=1e-300)
+    plain = benjamini_hochberg(p)
+    np.testing.assert_allclose(q, np.minimum(1, plain * harmonic(len(p))), rtol=1e-9, atol=1e-300)
+
+
+def test_harmonic_numbers():
+    assert [harmonic(m) for m in (0, 1, 2, 3)] == pytest.approx([0, 1, 1.5, 11 / 6])
+
+
+def test_any_dependence_is_kept_where_the_plain_correction_may_fail():
+    """The worst case of Benjamini & Yekutieli 2001 for two questions, both without effect."""
+    rng, level, plain, any_ = np.random.default_rng(0), 0.2, 0, 0
+    for _ in range(4000):
+        u = rng.random()
+        # P(p₁ ≤ a/2 or p₂ ≤ a/2 or both ≤ a) reaches a·(1 + 1/2)
+        if u < level:
+            first = rng.uniform(0, level / 2)
+            p = [first, rng.uniform(level, 1)] if rng.random() < 0.5 else [rng.uniform(level, 1), first]
+        elif u < 1.5 * level:
+            p = list(rng.uniform(level / 2, level, 2))
+        else:
+            p = list(rng.uniform(level, 1, 2))
+        plain += (benjamini_hochberg(p) < level).any()
+        any_ += (benjamini_yekutieli(p) < level).any()
+    assert plain / 4000 > level + 0.05
+    assert any_ / 4000 <= level
+
+
 # --- pairs, influence, shares, power ----------------------------------------------------------------
 
 
@@ -343,6 +378,25 @@ def test_influence_scales_and_forgets_signs(sample, scale):
 def test_coverage_of_influence(n, least):
     found = [influence(x, range(n)) for x in np.random.default_rng(5).normal(0, 2, (1000, n))]
     assert least <= np.mean([low <= 2 <= high for _, low, high in found]) <= (1 if n == 2 else 0.99)
+
+
+def test_a_ratio_is_that_of_the_means():
+    values, per = [1.0, 2.0, 3.0, 2.0] * 4, [0.5, 1.0, 1.5, 1.0] * 4
+    value, low, high = ratio(values, per, range(16))
+    assert (value, low, high) == pytest.approx((2, 2, 2))
+    assert all(math.isnan(v) for v in ratio(values[:7], per[:7], range(7)))
+    assert all(math.isnan(v) for v in ratio(values, [-x for x in per], range(16)))
+    assert ratio(values, [*[3.0] * 8, *[-2.9] * 8], range(16))[1:] == (-math.inf, math.inf)
+
+
+def test_coverage_of_a_ratio():
+    rng = np.random.default_rng(6)
+    held = []
+    for _ in range(400):
+        gain = np.where(rng.random(24) < 0.8, rng.uniform(0.6, 1, 24), 0.0)
+        _, low, high = ratio(3 * gain + rng.normal(0, 0.5, 24), gain, range(24))
+        held.append(low <= 3 <= high)
+    assert 0.89 <= np.mean(held) <= 0.98
 
 
 @light

@@ -452,6 +452,24 @@ def test_rows_of_another_edition_are_one_line(tmp_path):
         Run.open(tmp_path, REQUEST, resume=True)
 
 
+def test_rows_of_an_older_version_open_with_what_they_lack_unknown(tmp_path):
+    rows = [effect()]
+    with Run.open(tmp_path, REQUEST) as run:
+        run.append(0, rows, pictures(rows))
+    with sqlite3.connect(tmp_path / "effects.sqlite") as db:
+        for name in ("size", "area", "others"):
+            db.execute(f"ALTER TABLE effects DROP COLUMN {name}")
+    db.close()
+    (read,) = read_rows(tmp_path)
+    assert read.score_after == rows[0].score_after
+    assert math.isnan(read.size)
+    assert read.others == ""
+    with Run.open(tmp_path, REQUEST, resume=True) as run:
+        more = [effect(batch=1, number=1)]
+        run.append(1, more, pictures(more))
+    assert [r.batch for r in read_rows(tmp_path)] == [0, 1]
+
+
 # --- two at once ------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Which number is explained: log-odds against probabilities, and which labels are taken."""
+"""Which number is explained: log-odds against probabilities, labels, units, and what is optimised."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit, softmax
 
+from diffexplain.classifiers.modules import ModuleClassifier
 from diffexplain.errors import ClassifierError
-from diffexplain.targets import Target, choose_target
+from diffexplain.targets import (
+    DifferenceObjective,
+    DirectionObjective,
+    Target,
+    UnitObjective,
+    UnitsAsked,
+    choose_objective,
+    choose_target,
+    class_objective,
+    units_of,
+)
 
 light = settings(max_examples=60, deadline=None)
 
@@ -145,3 +156,134 @@ def test_many_labels_are_cut_short() -> None:
         choose_target(classifier(*(f"class{i:03d}" for i in range(1000))), "nothing")
     assert str(caught.value).endswith("class010, class011, … (1000 in all)")
     assert len(str(caught.value)) < 300
+
+
+# -- objectives ---------------------------------------------------------------------------------------
+
+
+class Network(torch.nn.Module):
+    """A layer of four channels, and logits that are a linear function of their means."""
+
+    def __init__(self, outputs: int, seed: int = 0) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 4, 1)
+        self.head = torch.nn.Linear(4, outputs)
+        random = torch.Generator().manual_seed(seed)
+        for weight in self.parameters():
+            weight.data = 3 * torch.randn(weight.shape, generator=random)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x).mean((2, 3)))
+
+
+def network(*labels: str, outputs: int | None = None, seed: int = 0) -> ModuleClassifier:
+    return ModuleClassifier(Network(outputs or len(labels), seed), labels, name="net")
+
+
+IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_loss_of_a_class_is_its_cross_entropy() -> None:
+    model = network("a", "b", "c")
+    logits = model.logits(IMAGES)
+    for k, label in enumerate("abc"):
+        wanted = torch.nn.functional.cross_entropy(logits, torch.full((5,), k), reduction="none")
+        torch.testing.assert_close(class_objective(model, label).loss(IMAGES), wanted, atol=1e-5, rtol=1e-5)
+    pair = torch.nn.functional.cross_entropy(logits[:, :2], torch.zeros(5).long(), reduction="none")
+    objective = choose_objective(model, target="a", versus="b")
+    torch.testing.assert_close(objective.loss(IMAGES), pair, atol=1e-5, rtol=1e-5)
+    assert objective.name == "a against b"
+    torch.testing.assert_close(
+        objective.score(IMAGES), (logits[:, 0] - logits[:, 1]).double(), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_one_output_is_a_binary_cross_entropy() -> None:
+    model = network("no", "yes", outputs=1)
+    z = model.logits(IMAGES)[:, 0]
+    for label, wanted in (("yes", torch.ones(5)), ("no", torch.zeros(5))):
+        binary = torch.nn.functional.binary_cross_entropy_with_logits(z, wanted, reduction="none")
+        torch.testing.assert_close(class_objective(model, label).loss(IMAGES), binary)
+
+
+def test_units_and_directions_are_what_their_layer_says() -> None:
+    model = network("a", "b")
+    active = model.activations(IMAGES, "layer")
+    unit = choose_objective(model, unit="layer:2")
+    assert unit.name == "layer:2"
+    torch.testing.assert_close(unit.loss(IMAGES), -active[:, 2])
+    assert (unit.score(IMAGES).dtype, unit.score(IMAGES).requires_grad) == (torch.float64, False)
+    torch.testing.assert_close(unit.score(IMAGES), active[:, 2].double().detach())
+    vector = torch.tensor([1.0, -2.0, 0.5, 0.0])
+    direction = DirectionObjective(model, "layer", vector, "smiling")
+    assert direction.name == "smiling"
+    torch.testing.assert_close(
+        direction.score(IMAGES), (active.detach() @ vector).double(), atol=1e-5, rtol=1e-5
+    )
+    assert unit.key == direction.key  # one reading serves both
+
+
+def test_a_difference_wants_the_one_and_not_the_other() -> None:
+    one, other = network("a", "b"), network("a", "b", seed=1)
+    objective = DifferenceObjective(one, other, "b")
+    scores = [Target(model, "b").score(IMAGES) for model in (one, other)]
+    torch.testing.assert_close(objective.score(IMAGES), scores[0] - scores[1])
+    wanted = torch.nn.functional.softplus(-scores[0]) + torch.nn.functional.softplus(scores[1])
+    torch.testing.assert_close(objective.loss(IMAGES).double(), wanted, atol=1e-5, rtol=1e-5)
+    assert objective.name == "b by net, not by net"
+
+
+def test_losses_have_gradients_to_the_pictures() -> None:
+    model = network("a", "b")
+    for objective in (
+        class_objective(model, "a"),
+        UnitObjective(model, "layer", 0),
+        DirectionObjective(model, "layer", torch.ones(4), "all"),
+        DifferenceObjective(model, network("a", "b", seed=1), "a"),
+    ):
+        images = IMAGES.clone().requires_grad_()
+        loss = objective.loss(images)
+        assert loss.shape == (5,)
+        (gradient,) = torch.autograd.grad(loss.sum(), images)
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(objective.loss_of(objective.read(IMAGES)), loss)
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("layer4:476", UnitsAsked("layer4", (476,))),
+        ("a.b.0:1,22", UnitsAsked("a.b.0", (1, 22))),
+        ("layer4:top5", UnitsAsked("layer4", top=5)),
+        ("odd:name:3", UnitsAsked("odd:name", (3,))),
+    ],
+)
+def test_units_are_read_as_they_are_written(spec: str, found: UnitsAsked) -> None:
+    assert units_of(spec) == found
+
+
+@pytest.mark.parametrize("spec", ["layer4", "layer4:", ":3", "layer4:x", "layer4:top", "layer4:top0", "l:-1"])
+def test_units_that_are_not_understood_are_refused(spec: str) -> None:
+    with pytest.raises(ClassifierError, match=r"is not understood; give LAYER:NUMBER or LAYER:topK"):
+        units_of(spec)
+
+
+def test_unknown_layers_and_units_say_which_there_are() -> None:
+    model = network("a", "b")
+    with pytest.raises(ClassifierError, match=r"^layer 'layr' is not in net; .*layers are layer, head$"):
+        choose_objective(model, unit="layr:1")
+    with pytest.raises(ClassifierError, match=r"^unit layer:4 is not in net; .* 0 to 3; layers are layer"):
+        choose_objective(model, unit="layer:4")
+    with pytest.raises(ClassifierError, match=r"^vector of 'v' has shape \(3,\); .* of shape \(4,\)$"):
+        DirectionObjective(model, "layer", torch.ones(3), "v")
+    with pytest.raises(ClassifierError, match=r"^unit and target are both given"):
+        choose_objective(model, unit="layer:1", target="a")
+
+
+def test_scores_without_gradients_are_refused() -> None:
+    with pytest.raises(ClassifierError, match=r"^classifier 'it' gives scores only, no gradients"):
+        choose_objective(classifier("a", "b"), target="a")
+    with pytest.raises(ClassifierError, match=r"^classifier 'it' gives scores only"):
+        choose_objective(classifier("a", "b"), unit="layer:1")
+    with pytest.raises(ClassifierError, match=r"^classifier 'it' gives scores only"):
+        DifferenceObjective(network("a", "b"), classifier("a", "b"), "a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -10,6 +10,8 @@ from diffexplain.errors import ClassifierError
 from diffexplain.rows import in_rows
 
 ROWS = 32  # pictures a call
+#: how scores are meant: one of K classes; labels that stand alone, each yes or no; numbers.
+Head = Literal["softmax", "sigmoid", "regression"]
 
 
 @runtime_checkable
@@ -17,7 +19,8 @@ class Classifier(Protocol):
     """Anything that scores pictures.
 
     `logits(images (N, 3, H, W) in [0, 1]) -> (N, K)` with K = len(labels), or K = 1 for two labels, the
-    logit then speaking for the second.
+    logit then speaking for the second. It may also have `head` (a Head; softmax without) and `notes`, lines
+    that a reader of its answers must know.
     """
 
     name: str
@@ -43,6 +46,17 @@ class WhiteBox(Classifier, Protocol):
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         """A layer's channels, averaged over places or tokens: (N, C). Raises ClassifierError for others."""
         ...
+
+
+def head_of(classifier: Classifier) -> Head:
+    """How its scores are meant."""
+    head: Head = getattr(classifier, "head", "softmax")
+    return head
+
+
+def notes_of(classifier: Classifier) -> tuple[str, ...]:
+    """What a reader of its answers must know, so far."""
+    return tuple(getattr(classifier, "notes", ()))
 
 
 def white_box(classifier: Classifier, need: str) -> WhiteBox:
@@ -85,7 +99,8 @@ def _checked(classifier: Classifier, answer: object, n: int) -> torch.Tensor:
             f"classifier {classifier.name!r} returned {type(answer).__name__}, not numbers; "
             f"expected a tensor ({n}, {len(classifier.labels)}), one column a label"
         ) from error
-    allowed = {len(classifier.labels)} | ({1} if len(classifier.labels) == 2 else set())
+    one = len(classifier.labels) == 2 and head_of(classifier) == "softmax"
+    allowed = {len(classifier.labels)} | ({1} if one else set())
     if answer.ndim == 1 and 1 in allowed:
         answer = answer[:, None]
     if answer.ndim != 2 or len(answer) != n or answer.shape[1] not in allowed:

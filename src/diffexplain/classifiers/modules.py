@@ -1,28 +1,26 @@
-"""Adapters for PyTorch networks, timm folders and names, and plain callables."""
+"""Adapters for what is in hand: PyTorch networks and plain callables."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from diffexplain.classifiers.base import first_line
+from diffexplain.classifiers.answers import Adapter, Scores, unwrapped
+from diffexplain.classifiers.base import Head
+from diffexplain.classifiers.preprocessing import Prepare, Preprocessing
 from diffexplain.errors import ClassifierError
 
 
-class ModuleClassifier:
-    """A torch network with its preprocessing: resize to `size`, then (x - mean) / std.
+class ModuleClassifier(Adapter):
+    """A torch network with its preprocessing: resize to `size`, then (x - mean) / std, or a function.
 
-    The network is asked in evaluation mode and left as it was.
+    `preprocessing` takes pictures (N, 3, H, W) in [0, 1] and gives what the network takes; a Preprocessing
+    says it in numbers. The network is asked in evaluation mode and left as it was.
     """
 
     def __init__(
@@ -31,27 +29,18 @@ class ModuleClassifier:
         labels: Sequence[str],
         *,
         name: str = "module",
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        preprocessing: Prepare | None = None,
+        head: Head = "softmax",
+        scores: Scores = "logits",
         device: torch.device | None = None,
     ) -> None:
-        self.name = name
-        self.labels = tuple(labels)
+        super().__init__(name, labels, head=head, scores=scores)
+        self.preprocessing = preprocessing or Preprocessing(size=size, mean=tuple(mean), std=tuple(std))
         self._device = device or torch.device("cpu")
         self._module = module.to(self._device)
-        self._size = size
-        self._mean = torch.tensor(mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=self._device).view(1, 3, 1, 1)
-
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N, K); Hugging Face outputs, tuples and dicts are unwrapped."""
-        answer = self._asked(images)
-        if isinstance(answer, dict) and "logits" in answer:
-            answer = answer["logits"]
-        elif isinstance(answer, tuple):
-            answer = answer[0]
-        return answer  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -63,32 +52,64 @@ class ModuleClassifier:
 
         Raises ClassifierError when there is no such module, naming those that there are.
         """
-        if layer not in self.layers:
-            near = difflib.get_close_matches(layer, self.layers, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ClassifierError(
-                f"layer {layer!r} is not in {self.name}; {hint}layers are {', '.join(self.layers)}"
-            )
+        self._check_layer(layer)
         found: list[torch.Tensor] = []
         hook = self._module.get_submodule(layer).register_forward_hook(
-            lambda module, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+            lambda module, inputs, output: found.append(output)
         )
         try:
             self._asked(images)
         finally:
             hook.remove()
-        answer = found[-1]
-        return (
-            answer.flatten(2).mean(2) if answer.ndim == 4 else answer.mean(1) if answer.ndim == 3 else answer
-        )
+        return self._averaged(found[-1] if found else None, layer)
+
+    def shift(self, images: torch.Tensor) -> float | None:
+        """How far pictures are from those that the network was trained on, where it remembers.
+
+        The larger of |mean − running mean| and |log(std / running std)|, in running stds, averaged over the
+        channels that enter the first batch normalisation. None where there is none.
+        """
+        parts = (p for p in self._module.modules() if getattr(p, "running_mean", None) is not None)
+        if (first := next(parts, None)) is None:
+            return None
+        seen: list[torch.Tensor] = []
+        hook = first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+        try:
+            with torch.no_grad():
+                self._asked(images)
+        finally:
+            hook.remove()
+        values = seen[-1].transpose(0, 1).flatten(1)  # (C, N·h·w)
+        kept: Any = first
+        std = kept.running_var.sqrt().clamp_min(1e-6)
+        off = ((values.mean(1) - kept.running_mean) / std).abs().mean()
+        spread = (values.std(1).clamp_min(1e-6) / std).log().abs().mean()
+        return float(max(off, spread))
+
+    def _check_layer(self, layer: str) -> None:
+        if layer in self.layers:
+            return
+        near = difflib.get_close_matches(layer, self.layers, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        there = f"layers are {', '.join(self.layers)}" if self.layers else "its file names no layers"
+        raise ClassifierError(f"layer {layer!r} is not in {self.name}; {hint}{there}")
+
+    def _averaged(self, output: Any, layer: str) -> torch.Tensor:
+        answer = unwrapped(output)
+        if not isinstance(answer, torch.Tensor):
+            said = "is not run" if output is None else f"puts out {type(answer).__name__}, no channels"
+            raise ClassifierError(f"layer {layer!r} of {self.name} {said}; choose another one")
+        if answer.ndim == 4:
+            last = answer.shape[1] == answer.shape[2] != answer.shape[3]  # (N, h, w, C), as Swin has it
+            return answer.mean((1, 2) if last else (2, 3))
+        return answer.mean(1) if answer.ndim == 3 else answer
 
     def _asked(self, images: torch.Tensor) -> Any:
         """What the network answers to pictures in [0, 1]."""
-        x = images.to(self._device)
-        if self._size and tuple(x.shape[-2:]) != self._size:
-            x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
+        x = self.preprocessing(images.to(self._device))
+        kind = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), x.dtype)
         with _evaluating(self._module):
-            return self._module((x - self._mean) / self._std)
+            return self._module(x.to(self._device, kind))
 
 
 @contextmanager
@@ -102,84 +123,30 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-class CallableClassifier:
-    """Any function images (N, 3, H, W) in [0, 1] -> scores (N, K) or (N,)."""
+class CallableClassifier(Adapter):
+    """Any function images (N, 3, H, W) in [0, 1] -> scores (N, K) or (N,).
 
-    def __init__(self, function: Callable[..., Any], labels: Sequence[str] | None, *, name: str) -> None:
-        self.name = name
-        self._function = function
+    Attributes `labels`, `head` and `scores` of the function count where they are not given.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        labels: Sequence[str] | None,
+        *,
+        name: str,
+        head: Head | None = None,
+        scores: Scores | None = None,
+    ) -> None:
         given = labels if labels is not None else getattr(function, "labels", None)
-        self.labels = tuple(given) if given is not None else ("no", "yes")
+        super().__init__(
+            name,
+            tuple(given) if given is not None else ("no", "yes"),
+            head=head or getattr(function, "head", None) or "softmax",
+            scores=scores or getattr(function, "scores", None) or "logits",
+        )
+        self._function = function
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
+    def _asked(self, images: torch.Tensor) -> Any:
         """Whatever the function says; checked by the caller."""
-        return self._function(images)  # type: ignore[no-any-return]
-
-
-def from_timm_folder(folder: Path, *, name: str, device: torch.device) -> ModuleClassifier:
-    """A timm folder: `config.json` (architecture, pretrained_cfg, label_names) and `model.safetensors`.
-
-    Raises ClassifierError when they are missing, broken or do not fit each other.
-    """
-    import timm
-    from safetensors.torch import load_file
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        arguments = config.get("model_args") or {}
-        module = timm.create_model(config["architecture"], num_classes=config["num_classes"], **arguments)
-        module.load_state_dict(load_file(folder / "model.safetensors"))
-        labels = config.get("label_names") or [str(i) for i in range(config["num_classes"])]
-        return _with_config(module.float(), labels, config["pretrained_cfg"], name, device)
-    except Exception as error:
-        raise ClassifierError(
-            f"cannot load classifier {name!r}: {type(error).__name__}: {first_line(error)}; "
-            f"{folder} needs a timm config.json and the model.safetensors that fits it"
-        ) from error
-
-
-def from_timm_name(model: str, *, name: str, device: torch.device) -> ModuleClassifier:
-    """A timm model by name, with its pretrained weights and preprocessing."""
-    import timm
-
-    try:
-        module = timm.create_model(model, pretrained=True)
-    except Exception as error:
-        raise ClassifierError(
-            f"timm cannot load {model!r}: {first_line(error)}; "
-            "give a name from timm.list_pretrained(), or a folder with config.json and model.safetensors"
-        ) from error
-    config = dict(module.pretrained_cfg)
-    labels = config.get("label_names") or [str(i) for i in range(module.num_classes)]
-    return _with_config(module, labels, config, name, device)
-
-
-def _with_config(
-    module: nn.Module, labels: Sequence[str], config: dict[str, Any], name: str, device: torch.device
-) -> ModuleClassifier:
-    size = tuple(config["input_size"][-2:])
-    return ModuleClassifier(
-        module, labels, name=name, size=size, mean=config["mean"], std=config["std"], device=device
-    )
-
-
-def from_path(spec: str) -> CallableClassifier:
-    """`package.module:function`, imported because a person typed it, as `python -m` would find it.
-
-    Raises ClassifierError when it cannot be imported or called.
-    """
-    module, _, attribute = spec.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a user's module raises anything
-        raise ClassifierError(
-            f"cannot import classifier {spec!r}: {type(error).__name__}: {first_line(error)}; "
-            "give module:function, the module in this folder or on PYTHONPATH"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(function):
-        raise ClassifierError(f"classifier {spec!r} is {type(function).__name__}, not a function of images")
-    return CallableClassifier(function, None, name=spec)
+        return self._function(images)

@@ -92,7 +92,7 @@ def settings(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise InputError(f"editor option {pair!r}: give KEY=VALUE, for instance steps=20")
+            raise InputError(f"option {pair!r}: give KEY=VALUE, for instance steps=20")
         try:
             found[key] = json.loads(value)
         except ValueError:

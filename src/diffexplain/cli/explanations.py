@@ -12,6 +12,8 @@ import typer
 from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from diffexplain.planning import Plan
     from diffexplain.records import Result
 
@@ -35,21 +37,30 @@ Examples:
 @commands.command(epilog=EXPLAIN_EXAMPLES)
 def explain(
     classifier: Annotated[
-        str, typer.Argument(help="pocket:NAME, timm:NAME, timm:FOLDER or package.module:function")
+        str,
+        typer.Argument(
+            help="pocket:NAME, timm:NAME[@FILE], torchvision:NAME, hf:NAME, clip:NAME, onnx:FILE, http://…; "
+            "pt2:FILE, torchscript:FILE and package.module:function run what the file says"
+        ),
     ],
     images: Annotated[Path, typer.Option(help="folder of pictures, or one picture")],
     target: Annotated[
         str | None, typer.Option(help="label to explain; may be left out for two labels")
     ] = None,
     versus: Annotated[str | None, typer.Option(help="explain the target against this label alone")] = None,
+    labels: Annotated[str | None, typer.Option(help="a,b,c or a file with one label a line")] = None,
+    classifier_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the classifier: size=224")
+    ] = None,
     corpus: Annotated[str, typer.Option(help="bundled name or YAML file of concepts")] = "avatars",
     editor: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             help="pocket, pocket-turbo, sd-turbo, sdxl, …, ORG/NAME on the hub or a folder; "
-            "ledits:, turbo:, flow: or instruct: before it chooses the method"
+            "ledits:, turbo:, flow: or instruct: before it chooses the method; given twice, the second is "
+            "asked for its opinion of what the first found [default: pocket]"
         ),
-    ] = "pocket",
+    ] = None,
     editor_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="a setting of the editor: steps=20")
     ] = None,
@@ -84,14 +95,17 @@ def explain(
     from diffexplain import api
 
     directions = tuple(direction or ("add", "remove"))
+    first, *others = editor or ["pocket"]
+    if len(others) > 1:
+        raise typer.BadParameter("given more than twice: give one, or two to compare", param_hint="--editor")
     common: dict[str, Any] = {
-        "corpus": corpus, "editor": editor, "screen": screen, "method": search, "beam": beam,
+        "corpus": corpus, "editor": first, "screen": screen, "method": search, "beam": beam,
         "budget": budget, "seeds": seeds, "directions": directions,
     }  # fmt: skip
     with errors():
         common["editor_options"] = settings(editor_option or [])
         if dry_run:
-            _show_plan(api.foresee(str(images), **common), as_json)
+            _show_plan(api.foresee(str(images), second=bool(others), **common), as_json)
             return
         folder = out or Path("runs") / slug(f"{classifier}-{target or 'default'}")
         with progress(quiet=as_json) as tell, stoppable(folder):
@@ -100,6 +114,8 @@ def explain(
                 str(images),
                 target=target,
                 versus=versus,
+                labels=labels,
+                classifier_options=settings(classifier_option or []),
                 judge=judge,
                 segmenter=segmenter,
                 strength=strength,
@@ -108,6 +124,7 @@ def explain(
                 accept_drift=accept_drift,
                 device=device,
                 progress=tell,
+                second=others[0] if others else None,
                 **common,
             )
         _show(answer.result, folder, as_json)
@@ -143,12 +160,10 @@ def demo(
 @commands.command()
 def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
     """Write `report.html` of a finished run again, from its rows."""
-    from diffexplain.report import write_report
-    from diffexplain.store import read_picture, read_result
+    from diffexplain.api.reporting import rewrite_report
 
     with errors():
-        path = write_report(read_result(run), lambda name: read_picture(run, name), run / "report.html")
-        typer.echo(f"report: {path}")
+        typer.echo(f"report: {rewrite_report(run)}")
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
@@ -215,6 +230,31 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
             f"screened by {result.request.screen}: over {agreed.questions} concepts its effects correlate "
             f"with the confirmed ones by {agreed.correlation:.2f}, {agreed.same_sign:.0%} have the same sign"
         )
+    _show_controls(result, console)
     cost = result.cost
     console.print(f"{cost.edits} edits, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
     console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
+
+
+def _show_controls(result: Result, console: Console) -> None:
+    """What the run could have found, what a placebo does, and what a second editor says."""
+    from statistics import median
+
+    least = [c.detectable for c in result.concepts if c.status == "measured" and c.detectable == c.detectable]
+    if least:
+        console.print(
+            f"detectable with power 0.8 at q < 0.05: {min(least):.2f} to {max(least):.2f} log-odds by "
+            f"concept, half of them {median(least):.2f} or less"
+        )
+    if p := result.placebo:
+        console.print(
+            f"placebo, as large as the median edit: {p.effect:+.2f} ({p.low:+.2f} … {p.high:+.2f}), "
+            f"{p.images} images"
+        )
+    if (agreed := result.second) and agreed.questions:
+        alone = sum(c.supported is False for c in result.concepts)
+        console.print(
+            f"second opinion of {result.request.second}: over {agreed.questions} questions its effects "
+            f"correlate by {agreed.correlation:.2f}, {agreed.same_sign:.0%} have the same sign; "
+            f"{alone} found by one editor only"
+        )

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x, 2.x and XL as three calls: pictures to latents and back, prompts, the UNet.
 
-Every call has a fixed row count. Latents stay in float32, whatever the UNet computes in; the autoencoder
-does too, for at 16 bits SDXL's overflows.
+Every call has a fixed row count, but for those with a gradient: `spoken`, `asked`, `decoded`. Latents stay in
+float32, whatever the UNet computes in; the autoencoder does too, for at 16 bits SDXL's overflows.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from diffexplain.editors.attention import averaged, lookers, looking
+from diffexplain.errors import EditorError
 from diffexplain.rows import in_rows
 
 REMEMBERED = 4096  # prompts whose embeddings are kept
@@ -58,7 +60,7 @@ class LatentDiffusion:
         self.device, self._dtype, self._offload = device, dtype, offload
         home = torch.device("cpu") if offload else device
         self._unet = _placed(pipeline.unet, home, dtype).to(memory_format=torch.channels_last)
-        self._vae = _placed(pipeline.vae, home, torch.float32)
+        self._vae = _placed(pipeline.vae, home, torch.promote_types(dtype, torch.float32))
         second = getattr(pipeline, "text_encoder_2", None)
         self._texts = [(pipeline.tokenizer, _placed(pipeline.text_encoder, home, dtype))]
         if second is not None:
@@ -101,12 +103,16 @@ class LatentDiffusion:
         """Latents -> images of `size` (height, width) in [0, 1], on the CPU."""
 
         def decoded(z: torch.Tensor) -> torch.Tensor:
-            x: torch.Tensor = self._vae.decode(z / self._vae.config.scaling_factor).sample
-            return (x / 2 + 0.5).clamp(0, 1).cpu()
+            return self.decoded(z).cpu()
 
         with torch.no_grad(), self._at_work(self._vae):
             images: torch.Tensor = in_rows(decoded, latents, rows=self._pictures(latents, self.factor))
         return images[..., : size[0], : size[1]]
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (R, C, h, w) -> images in [0, 1] with a gradient, in one call."""
+        x: torch.Tensor = self._vae.decode(latents / self._vae.config.scaling_factor).sample
+        return (x / 2 + 0.5).clamp(0, 1)
 
     def _pictures(self, x: torch.Tensor, factor: int = 1) -> int:
         """Rows of an autoencoder call."""
@@ -149,21 +155,42 @@ class LatentDiffusion:
         )
         ids = torch.tensor(read["input_ids"], device=self.device)
 
-        def encoded(ids: torch.Tensor) -> Any:
-            out = encoder(ids, output_hidden_states=self._two)
-            return (out.hidden_states[-2], out[0]) if self._two else out.last_hidden_state
-
-        if self._two:
-            states, pooled = in_rows(encoded, ids, rows=16)
-        else:
-            states = in_rows(encoded, ids, rows=16)
-            pooled = states.new_zeros(len(ids), 0)
-        if pooled.dim() == 3:  # the first of two encoders pools nothing
-            pooled = pooled[:, 0]
+        states, pooled = in_rows(partial(self._through, encoder), ids, rows=16)
         # without the start and the end, as LEDITS++ counts them
         own = torch.tensor([_length(i, tokenizer) - 2 for i in read["input_ids"]], device=self.device)
         place = torch.arange(length, device=self.device)
         return states, pooled, ((place >= 1) & (place <= own[:, None])).float()
+
+    def _through(self, encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (P, length, D) and pooled (P, D') of tokens (P, length) by one text encoder."""
+        out = encoder(ids, output_hidden_states=self._two)
+        if not self._two:
+            return out.last_hidden_state, out.last_hidden_state.new_zeros(len(ids), 0)
+        pooled = out[0][:, 0] if out[0].dim() == 3 else out[0]  # the first of two encoders pools nothing
+        return out.hidden_states[-2], pooled
+
+    @property
+    def vocabularies(self) -> tuple[tuple[Any, torch.Tensor], ...]:
+        """Each text encoder's tokenizer and its tokens' embeddings (V, D)."""
+        return tuple((t, encoder.get_input_embeddings().weight) for t, encoder in self._texts)
+
+    def spoken(self, text: str, soft: torch.Tensor) -> Said:
+        """A text and then embeddings (R, N, D) in the place of tokens, with a gradient, in one call.
+
+        Of two text encoders, each reads its own part of D. Raises EditorError when they do not fit behind
+        the text.
+        """
+        rows, n, _ = soft.shape
+        widths = [w.shape[1] for _, w in self.vocabularies]
+        parts = []
+        for (tokenizer, encoder), own in zip(self._texts, torch.split(soft, widths, dim=-1), strict=True):
+            start, ids = _with_room(tokenizer, text, n)
+            known = torch.tensor(ids, device=self.device).expand(rows, -1)
+            with _in_place(encoder.get_input_embeddings(), own, start):
+                parts.append(self._through(encoder, known))
+        tokens = torch.zeros(rows, len(ids), device=self.device)
+        tokens[:, 1 : start + n] = 1
+        return Said(torch.cat([states for states, _ in parts], dim=-1), parts[-1][1], tokens)
 
     # -- the UNet ---------------------------------------------------------------------------------------
 
@@ -182,6 +209,15 @@ class LatentDiffusion:
             asked, x, said.states, said.pooled, said.tokens, rows=self.rows
         )
         return answer
+
+    def asked(self, x: torch.Tensor, time: int, said: Said) -> torch.Tensor:
+        """The UNet's raw answer for rows (R, C, h, w) with a gradient, in one call."""
+        return self._asked(time, None, x, said.states, said.pooled, said.tokens)[0]
+
+    def checkpoint(self, wanted: bool) -> None:
+        """Whether blocks forget what they computed and do it again for the gradient (Chen et al. 2016)."""
+        for part in (self._unet, self._vae):
+            (part.enable_gradient_checkpointing if wanted else part.disable_gradient_checkpointing)()
 
     def _asked(
         self,
@@ -205,7 +241,7 @@ class LatentDiffusion:
         rows = x.to(self._dtype, memory_format=torch.channels_last)
         told = torch.tensor(time, device=x.device)  # a plain number would be compiled in
         raw = self._call(rows, told, encoder_hidden_states=states, return_dict=False, **more)[0]
-        raw = raw.clone().float() if self._compiled else raw.float()  # a graph's output is used again
+        raw = (raw.clone() if self._compiled else raw).to(x.dtype)  # a graph's output is used again
         return raw, averaged(maps, *look) if look else raw.new_zeros(len(x), 0)
 
     def _guidance_embedding(self, rows: int) -> torch.Tensor:
@@ -279,6 +315,36 @@ def _placed(part: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if part.dtype != dtype:
         part = part.to(dtype)
     return part.to(device).eval().requires_grad_(False)
+
+
+def _with_room(tokenizer: Any, text: str, n: int) -> tuple[int, list[int]]:
+    """Where n embeddings behind a text start, and its tokens with as many others in their place."""
+    length, end = tokenizer.model_max_length, tokenizer.eos_token_id
+    said = tokenizer(text, truncation=False)["input_ids"]
+    start = _length(said, tokenizer) - 1
+    if start + n + 1 > length:
+        raise EditorError(
+            f"text {text!r} and {n} learnable tokens are longer than the {length} that the text encoder "
+            "reads; shorten the text or learn fewer"
+        )
+    other = next(i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids)
+    padding = [tokenizer.pad_token_id] * (length - start - n - 1)
+    return start, [*said[:start], *[other] * n, end, *padding]
+
+
+@contextmanager
+def _in_place(embeddings: Any, soft: torch.Tensor, start: int) -> Iterator[None]:
+    """The embeddings of the tokens from `start` on are `soft` (R, N, D) inside."""
+
+    def put(module: Any, inputs: Any, looked_up: torch.Tensor) -> torch.Tensor:
+        before, after = looked_up[:, :start], looked_up[:, start + soft.shape[1] :]
+        return torch.cat([before, soft.to(looked_up), after], dim=1)
+
+    hook = embeddings.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _length(ids: Sequence[int], tokenizer: Any) -> int:

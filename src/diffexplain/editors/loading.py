@@ -23,6 +23,7 @@ from diffexplain.quiet import quiet_loading
 
 DEFAULT_JUDGE = "clip:openai/clip-vit-large-patch14"
 SETTINGS_FILE = "diffexplain.json"
+GENERIC = ("a picture of a", "thing")
 FITTING = "stable-diffusion-v1-5/stable-diffusion-v1-5, or a pipeline folder trained on such pictures"
 
 
@@ -120,6 +121,8 @@ class EditorShape:
     operations: float  # floating-point operations of one UNet evaluation, roughly; 0 when unknown
     default_judge: str
     default_segmenter: str | None
+    text: str = GENERIC[0]  # the domain's generic prompt, and a neutral word to follow it
+    word: str = GENERIC[1]
 
 
 def editor_shape(spec: Any, **overrides: Any) -> EditorShape:
@@ -136,6 +139,8 @@ def editor_shape(spec: Any, **overrides: Any) -> EditorShape:
         operations=operations,
         default_judge=stated.get("judge", DEFAULT_JUDGE),
         default_segmenter=stated.get("segmenter"),
+        text=str(stated.get("text", GENERIC[0])),
+        word=str(stated.get("word", GENERIC[1])),
     )
 
 

@@ -39,9 +39,13 @@ class CLIPJudge:
         """exp(scale)·cos(image, prompt)."""
         with torch.no_grad():
             seen = in_rows(self._look, images, rows=ROWS)  # (N, D)
-            said = torch.stack([self._words(p) for p in prompts])  # (P, D)
+            said = self.text_vectors(prompts)  # (P, D)
             scale = float(self._clip.model.logit_scale.exp())
         return scale * seen.double() @ said.double().T
+
+    def text_vectors(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Unit text features (P, D) on the CPU."""
+        return torch.stack([self._words(p) for p in prompts])
 
     def _look(self, images: torch.Tensor) -> torch.Tensor:
         return _unit(self._clip.model.get_image_features(pixel_values=self._clip.pixels(images))).cpu()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import nan
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 
 Direction = Literal["add", "remove"]
-Stage = Literal["race", "report", "joint race", "joint report"]
+Stage = Literal["race", "report", "joint race", "joint report", "placebo", "second"]
 Status = Literal["measured", "ruled out", "not eligible"]
 
 #: stages whose edits a screening editor makes; the others are reported.
@@ -16,6 +17,9 @@ RACING: tuple[Stage, ...] = ("race", "joint race")
 
 #: joins the concepts of one joint question, e.g. "facewear/glasses + expression/mouth/smile".
 JOIN = " + "
+
+#: the concept of the edits that ask for nothing.
+PLACEBO = "placebo"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,6 +63,7 @@ class Ask:
     question: Question
     edited_as: tuple[str, ...]
     stage: Stage
+    weight: float = 1.0  # times the run's strength
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,9 @@ class Effect:
     edited: str
     evaluations: int  # UNet evaluations spent on this edit
     batch: int  # which batch of the run made it
+    size: float = nan  # mean absolute change of the picture, 0 to 1
+    area: float = nan  # share of its pixels that changed visibly
+    others: str = ""  # JSON, leaf -> presence change: those beyond its own and what it implies that moved
 
     @property
     def change(self) -> float:
@@ -138,6 +146,15 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and its 95 % interval, clustered by image."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class ConceptResult:
     """The answer to one question. Effects are nan unless `status` is "measured"."""
 
@@ -149,7 +166,7 @@ class ConceptResult:
     high: float
     effect_probability: float
     p: float  # studentised
-    q: float  # Benjamini–Hochberg over all questions measured
+    q: float  # Benjamini–Yekutieli over all questions measured, the joint path included
     flip_rate: float
     presence_gain: float
     success_rate: float  # share of eligible edits that happened
@@ -158,6 +175,17 @@ class ConceptResult:
     edits: int  # spent on this question, race included
     race_effect: float  # what the race saw; descriptive only
     examples: tuple[Effect, ...] = ()  # rows to show, strongest first
+    detectable: float = nan  # least |effect| that reaches q < 0.05 with power 0.8, log-odds
+    beyond_placebo: Interval | None = None  # the effect less a placebo's on the same pictures
+    per_presence: Interval | None = None  # Wald ratio: log-odds for each unit of presence gained
+    partial: float = nan  # the effect less what other concepts that moved with it explain
+    passed: float = nan  # share of eligible edits that pass the gate
+    effect_passed: float = nan  # mean over those alone: descriptive, for they are chosen after the edit
+    second: Interval | None = None  # the effect by the second editor
+    second_q: float = nan
+    supported: bool | None = (
+        None  # both editors find it, with one sign; None: neither does, or none was asked
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,19 +202,62 @@ class JointPath:
     images: int
     flip_rate: float
     examples: tuple[Effect, ...] = ()
+    q: float = nan  # Benjamini–Yekutieli, with the single questions
+    gain: Interval | None = None  # over the first step alone, on the same fresh pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How the screening editor's effects compare with the confirmed ones, over questions that have both.
+    """How one editor's effects compare with another's, over questions that have both.
 
-    They come from different pictures too, so this is a lower bound of what the editors share.
+    A screening editor's come from different pictures too, so this is a lower bound of what the editors share.
     """
 
     questions: int
     correlation: float  # Pearson's; nan below three questions
     rank_correlation: float  # Spearman's
     same_sign: float  # share
+
+
+@dataclass(frozen=True, slots=True)
+class Placebo:
+    """What edits do that ask for nothing, as large as the run's median edit."""
+
+    effect: float  # mean Δ log-odds
+    low: float
+    high: float
+    p: float
+    images: int
+    size: float  # mean absolute change of the picture
+    wanted: float  # that of the median edit
+    area: float  # share of pixels visibly changed
+    wanted_area: float
+    weight: float  # of its guidance
+    examples: tuple[Effect, ...] = ()
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves the score: p < 0.05, one test."""
+        return self.p < 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """What an edit must keep to count as having happened, for this run's editor and pictures."""
+
+    presence: float  # presence that the concept must reach, or for a removal fall below one less this
+    gain: float  # presence that it must gain
+    outside: float  # most change outside its region
+    others: float  # most presence change of any other concept
+
+
+@dataclass(frozen=True, slots=True)
+class Entanglement:
+    """What else moved: mean presence change of each concept (column) by each question (row)."""
+
+    questions: tuple[str, ...]  # "direction concept"
+    concepts: tuple[str, ...]
+    change: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +279,7 @@ class Request:
     settings: dict[str, Any] = field(default_factory=dict)  # editor settings, row counts, versions
     budget: int | None = None
     screen: str | None = None  # the editor of the race, where it is another
+    second: str | None = None  # the editor of the second opinion
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +296,10 @@ class Result:
     truth: dict[str, float] | None = None  # true effects by "direction concept", in worlds that have them
     agreement: Agreement | None = None  # of the screening editor with the confirming one
     schema: int = SCHEMA_VERSION
+    placebo: Placebo | None = None
+    gate: GateLimits | None = None
+    entanglement: Entanglement | None = None
+    second: Agreement | None = None  # of a second editor with the first
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON (nan becomes None in the store)."""

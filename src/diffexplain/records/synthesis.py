@@ -8,7 +8,7 @@ from typing import Any, Literal
 from diffexplain.records.explanation import SCHEMA_VERSION
 
 #: how a picture came to be: by the optimised prompt, a plain or a random one, another method; or it is real.
-Origin = Literal["optimised", "plain", "random", "hard", "pixels", "decoder", "attack", "real"]
+Origin = Literal["optimised", "plain", "random", "hard", "pixels", "natural", "decoder", "attack", "real"]
 
 
 @dataclass(frozen=True, slots=True)

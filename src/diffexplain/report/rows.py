@@ -49,6 +49,13 @@ class Row:
         return self.measured and self.result.success_rate < FEW_SUCCEEDED
 
     @property
+    def state(self) -> str:
+        """Where the question stands, in a word or two; `doubtful` says whether its edits failed besides."""
+        if self.measured:
+            return "discovery" if self.found else "undecided"
+        return "undecided" if self.result.status == "measured" else self.result.status
+
+    @property
     def leads(self) -> str:
         """The path of the concept's parent with its slash, "" for a root."""
         return self.result.concept[: -len(self.name)]
@@ -113,11 +120,6 @@ class Node:
     def opened(self) -> bool:
         """Whether the page starts with this node open: a leading discovery lies below."""
         return any(row.found and row.rank <= _OPENED for row in self.below)
-
-    @property
-    def examples(self) -> bool:
-        """Whether there are pairs of its own to show."""
-        return any(row.result.examples for row in self.rows)
 
 
 def tree(questions: Iterable[Row]) -> list[Node]:

@@ -85,6 +85,11 @@ def sign(direction: str) -> str:
     return " ".join(MINUS if part == "remove" else "+" for part in direction.split(" + "))
 
 
+def lead(concept: str) -> str:
+    """The path of a concept's parent with its slash, "" for a root."""
+    return concept[: len(concept) - len(concept.rpartition("/")[2])]
+
+
 def badge(probability: float, score: float) -> str:
     """What stands on a picture: the target's probability, or the score where there is none."""
     return percent(probability) if isfinite(probability) else signed(score, 1)

@@ -19,8 +19,17 @@ from torch.nn import functional
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from diffexplain import pocket
-from diffexplain.classifiers import Classifier, checked_logits, load_classifier
+from diffexplain.classifiers import (
+    Classifier,
+    checked_logits,
+    foresee_classifier,
+    head_of,
+    load_classifier,
+    notes_of,
+    white_box,
+)
 from diffexplain.classifiers.base import ROWS
+from diffexplain.classifiers.labels import label_names, unique
 from diffexplain.classifiers.modules import CallableClassifier, ModuleClassifier
 from diffexplain.classifiers.null import NullClassifier
 from diffexplain.errors import ClassifierError
@@ -75,7 +84,7 @@ def test_a_timm_folder_gives_the_networks_logits(folder: Path, network: nn.Modul
     torch.testing.assert_close(checked_logits(model, PICTURES), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (90, 40), (16, 16), (1, 1)])
+@pytest.mark.parametrize("shape", [(64, 64), (33, 33), (16, 16), (1, 1)])
 def test_pictures_are_resized_to_the_networks_size(
     folder: Path, network: nn.Module, shape: tuple[int, int]
 ) -> None:
@@ -139,11 +148,15 @@ def test_a_damaged_folder_says_what_is_wrong(folder: Path, damage: Callable[[Pat
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("", "no classifier ''; a classifier is one of pocket:NAME, timm:NAME, timm:FOLDER, package"),
+        (
+            "",
+            "no classifier ''; a classifier is one of pocket:NAME, timm:NAME[@FILE.safetensors], timm:hf-hub",
+        ),
         ("hired", "no classifier 'hired'; a classifier is one of pocket:NAME"),
         ("pocket:", "no classifier 'pocket:'; a classifier is one of"),
-        ("hf:org/name", "no classifier 'hf:org/name'; a classifier is one of"),
-        ("http://host/predict", "no classifier 'http://host/predict'; a classifier is one of"),
+        ("hf:", "no classifier 'hf:'; a classifier is one of"),
+        ("https:host/predict", "no classifier 'https:host/predict'; a classifier is one of"),
+        ("http://", "no classifier 'http://'; give http://HOST/PATH or https://HOST/PATH"),
         ("models/my.py:f", "no classifier 'models/my.py:f'; a classifier is one of"),
         ("timm:resnet_of_dreams", "timm cannot load 'resnet_of_dreams': Unknown model (resnet_of_dreams)"),
         ("pocket:null:seven", "'pocket:null:seven': the key after pocket:null: is a whole number"),
@@ -159,7 +172,7 @@ def test_an_unknown_spec_says_what_there_is(spec: Any, says: str) -> None:
 def test_an_unknown_pocket_name_lists_the_names() -> None:
     listed = ", ".join(pocket.classifiers())
     assert listed.endswith("null")
-    assert refused("pocket:hird") == f"no classifier 'pocket:hird'; there are {listed}"
+    assert refused("pocket:hird").startswith(f"no classifier 'pocket:hird'; there are {listed}")
     assert refused("pocket:../../secret").startswith("no classifier 'pocket:../../secret'; there are")
 
 
@@ -315,6 +328,193 @@ def test_a_file_that_cannot_be_imported(
     assert message.endswith("give module:function, the module in this folder or on PYTHONPATH")
 
 
+def test_a_module_in_a_file_takes_labels_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dxnets.py").write_text(
+        "from torch import nn\nnet = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = load_classifier("dxnets:net", labels="r,g,b", mean=[0.5, 0.5, 0.5], std=[0.5] * 3, head="sigmoid")
+    assert (model.name, model.labels, head_of(model)) == ("dxnets:net", ("r", "g", "b"), "sigmoid")
+    torch.testing.assert_close(checked_logits(model, PICTURES), (MEANS - 0.5) / 0.5, atol=1e-5, rtol=0)
+    assert "a torch module needs labels" in refused("dxnets:net")
+
+
+# -- heads and probabilities --------------------------------------------------------------------------
+
+
+def asked(function: Callable[..., Any], labels: tuple[str, ...], **more: Any) -> torch.Tensor:
+    return checked_logits(CallableClassifier(function, labels, name="f", **more), PICTURES)
+
+
+def test_a_head_of_labels_that_stand_alone_has_a_column_each() -> None:
+    assert asked(lambda x: x.mean((2, 3)), ("a", "b", "c"), head="sigmoid").shape == (5, 3)
+    assert asked(lambda x: x.mean((1, 2, 3)), ("age",), head="regression").shape == (5, 1)
+    with pytest.raises(ClassifierError, match=r"expected .32, 2., one column a label"):
+        asked(lambda x: x.mean((1, 2, 3)), ("a", "b"), head="sigmoid")
+
+
+def test_attributes_of_a_function_say_how_it_is_meant() -> None:
+    def f(images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)).softmax(1)
+
+    f.labels, f.head, f.scores = ("r", "g", "b"), "softmax", "probabilities"  # type: ignore[attr-defined]
+    model = load_classifier(f)
+    torch.testing.assert_close(
+        checked_logits(model, PICTURES).softmax(1), MEANS.softmax(1), atol=1e-6, rtol=0
+    )
+    assert notes_of(model) == ()
+    assert head_of(load_classifier(f, head="sigmoid")) == "sigmoid"
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits=st.lists(st.floats(-12, 12), min_size=2, max_size=6))
+def test_probabilities_give_back_log_odds(logits: list[float]) -> None:
+    z = torch.tensor([logits], dtype=torch.float64)
+    labels = tuple(map(str, range(len(logits))))
+    found = asked(lambda x: z.softmax(1).expand(len(x), -1), labels, scores="probabilities")[:1]
+    p = z.softmax(1)
+    if float(p.min()) > 1e-6:
+        torch.testing.assert_close(found.softmax(1), p, atol=1e-9, rtol=0)
+    alone = asked(lambda x: z.sigmoid().expand(len(x), -1), labels, head="sigmoid", scores="probabilities")[
+        :1
+    ]
+    torch.testing.assert_close(alone, z, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("k", [2, 3, 1000])
+def test_a_sure_answer_reaches_as_far_whatever_the_number_of_labels(k: int) -> None:
+    sure = torch.eye(k)[0]
+    labels = tuple(map(str, range(k)))
+    found = asked(lambda x: sure.expand(len(x), -1), labels, scores="probabilities")[0]
+    assert abs(float(found[0] - found[1:].logsumexp(0)) - 13.8155) < 1e-3  # of 1e-6
+    one = asked(lambda x: torch.zeros(len(x), 1), ("no", "yes"), scores="probabilities")[0]
+    assert abs(float(one) + 13.8155) < 1e-3
+
+
+def test_saturated_pictures_are_counted_without_the_padding() -> None:
+    def sure(images: torch.Tensor) -> torch.Tensor:
+        sharp = (1e7 * (images.mean((2, 3)) - 0.5)).softmax(1)
+        sharp[:2] = 1 / 3
+        return sharp
+
+    model = CallableClassifier(sure, LABELS, name="f", scores="probabilities")
+    checked_logits(model, PICTURES)
+    assert notes_of(model)[0].startswith("3 of 5 pictures got a probability of 0 or 1 from f, read as 1e-06")
+
+
+def test_probabilities_carry_gradient() -> None:
+    model = ModuleClassifier(Means(lambda z: z.softmax(1)), LABELS, scores="probabilities")
+    x = PICTURES.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.logits(x)[:, 0].sum(), x)
+    assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ([2.0, -1.0, 0.0], "go from -1 to 2; leave out scores=probabilities"),
+        ([0.9, 0.8, 0.1], "go from 0.1 to 0.9 and do not sum to 1 (off by 0.8); leave out"),
+    ],
+)
+def test_what_is_no_probability(answer: list[float], says: str) -> None:
+    with pytest.raises(ClassifierError) as caught:
+        asked(lambda x: torch.tensor(answer).expand(len(x), -1), ("a", "b", "c"), scores="probabilities")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"head": "multi"}, "head 'multi': choose softmax, sigmoid, regression"),
+        ({"scores": "odds"}, "scores 'odds': choose logits, probabilities"),
+        ({"head": "regression", "scores": "probabilities"}, "a regression gives no probabilities"),
+    ],
+)
+def test_an_unknown_head(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClassifierError) as caught:
+        ModuleClassifier(Means(), LABELS, **options)
+    assert says in str(caught.value)
+
+
+# -- labels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "cat\n\n dog \nowl\n"),
+        ("labels.json", '["cat", "dog", "owl"]'),
+        ("labels.json", '{"1": "dog", "10": "owl", "0": "cat"}'),
+        ("labels.yaml", "- cat\n- dog\n- owl\n"),
+        ("labels.yml", "cat: a photo of a cat\ndog: [a dog]\nowl: an owl\n"),
+    ],
+)
+def test_labels_from_files(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert label_names(str(tmp_path / name)) == label_names("cat, dog,owl") == ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize("text", ["", "a,,b", "a, ,b"])
+def test_labels_that_are_empty(text: str) -> None:
+    with pytest.raises(ClassifierError, match="hold no label or an empty one"):
+        label_names(text)
+
+
+def test_labels_of_the_same_name_are_told_apart() -> None:
+    assert unique(["crane", "kite", "crane"]) == ("crane", "kite", "crane (2)")
+
+
+# -- before anything loads ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "says"),
+    [
+        ("onnx:none.onnx", {}, "'none.onnx' does not exist; give onnx:FILE"),
+        ("pt2:none.pt2", {"labels": "a,a"}, "labels name 'a' twice"),
+        ("timm:resnet50", {"colour": 1}, "has no option colour"),
+        ("http://a:b@host", {}, "holds credentials"),
+        ("http://host", {"need": "synthesis"}, "gives scores only, no gradients, and synthesis needs them"),
+        ("nothing", {}, "no classifier 'nothing'"),
+    ],
+)
+def test_what_is_wrong_is_foreseen(spec: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClassifierError) as caught:
+        foresee_classifier(spec, **options)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec", ["timm:resnet50", "hf:org/name", "pocket:hired", "my.module:f", "https://host/p"]
+)
+def test_what_may_be_right_is_let_through(spec: str) -> None:
+    foresee_classifier(spec)
+
+
+# -- layers -------------------------------------------------------------------------------------------
+
+
+def test_layers_of_every_shape() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.rows, self.last = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 6), nn.Linear(6, 3)
+            self.idle = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x).permute(0, 2, 3, 1)  # (N, 8, 8, 8)
+            return self.last(self.rows(x).mean((1, 2)))
+
+    net = Net()
+    model = white_box(ModuleClassifier(net, LABELS), "this")
+    conv = net.conv(PICTURES)
+    torch.testing.assert_close(model.activations(PICTURES, "conv"), conv.mean((2, 3)))
+    places = net.rows(conv.permute(0, 2, 3, 1))  # (N, h, w, C)
+    torch.testing.assert_close(model.activations(PICTURES, "rows"), places.mean((1, 2)))
+    with pytest.raises(ClassifierError, match="layer 'idle' of module is not run; choose another one"):
+        model.activations(PICTURES, "idle")
+
+
 # -- answers that cannot be used ----------------------------------------------------------------------
 
 
@@ -348,7 +548,8 @@ def test_a_wrong_shape_says_the_right_one(function: Callable[..., Any], got: str
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"), [(None, "NoneType"), ("cat", "str"), ({"scores": 1}, "dict"), ([[1], [1, 2]], "list")]
+    ("answer", "kind"),
+    [(None, "NoneType"), ("cat", "str"), ({"cat": 1, "dog": 2}, "dict"), ([[1], [1, 2]], "list")],
 )
 def test_an_answer_that_is_no_numbers(answer: object, kind: str) -> None:
     says = unusable(lambda x: answer, LABELS)

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,14 @@ def finished() -> tuple[Result, factories.Pictures]:
 @pytest.fixture(scope="module")
 def markup(finished: tuple[Result, factories.Pictures]) -> str:
     return page(*finished)
+
+
+def data_of(markup: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    embedded = re.search(r'(?s)id="data">(.*?)</script>', markup)
+    assert embedded
+    read: dict[str, Any] = json.loads(embedded[1])
+    return read
 
 
 def text_of(markup: str) -> str:
@@ -190,10 +199,13 @@ def test_user_text_stays_text() -> None:
 
 
 def test_each_picture_is_embedded_once(markup: str) -> None:
-    embedded = re.search(r'(?s)id="pictures">(.*?)</script>', markup)
-    assert embedded
-    uris = json.loads(embedded[1])
+    data = data_of(markup)
+    uris = data["pictures"]
     used = {int(n) for n in re.findall(r'data-picture="(\d+)"', markup)}
+    for gallery in data["galleries"].values():
+        used |= {
+            pair[when] for series in gallery["series"] for pair in series for when in ("before", "after")
+        }
     assert used == set(range(len(uris)))
     assert len(set(uris)) == len(uris) == markup.count("data:image/webp")
     assert len(markup) < 5_000_000

@@ -1,0 +1,380 @@
+"""The page of the app, in Gradio: what is typed goes to `jobs` and `slider`, what they say is shown."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffexplain import api, pocket
+from diffexplain.corpus import available, load_corpus, load_document, parse_corpus, tree_text, written
+from diffexplain.errors import DiffexplainError, InputError, MissingExtra
+from diffexplain.store import RESULT, read_request, read_result
+from diffexplain.web import showing, slider
+from diffexplain.web.jobs import ASKED, CORPUS, PICTURES, SUFFIXES, Jobs, Question, plain_question
+
+HOST, PORT = "127.0.0.1", 7860
+MAX_FILE = "24mb"  # of one upload
+EDITORS = ("pocket", "pocket-turbo")
+SPEC = re.compile(r"(pocket|timm|torchvision|hf|clip):[\w.-]+(/[\w.-]+)?")
+OWN = "my own, below"
+#: nothing may be fetched from elsewhere, whatever Gradio's page asks for.
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
+
+
+class App:
+    """What the page's buttons do. Every method takes and gives what Gradio's components hold."""
+
+    def __init__(self, jobs: Jobs, classifiers: Sequence[str] = (), editors: Sequence[str] = ()) -> None:
+        self.jobs = jobs
+        self.classifiers = (*classifiers, *(f"pocket:{name}" for name in pocket_classifiers()))
+        self.editors = (*editors, *EDITORS)
+
+    def allowed(self, classifier: str) -> str:
+        """A spec that runs no code and reads no file of ours. Raises InputError."""
+        name = classifier.partition(":")[2]
+        if classifier in self.classifiers:
+            return classifier
+        if not SPEC.fullmatch(classifier) or ".." in name or Path(name).exists():
+            raise InputError(
+                f"classifier {classifier!r}: pocket:, timm:, torchvision:, hf: and clip: names are taken; "
+                "start `diffexplain web --classifier SPEC` to allow another"
+            )
+        return classifier
+
+    def tree(self, corpus: str, text: str) -> str:
+        """The corpus as a tree, or what is wrong with it."""
+        try:
+            return tree_text(parse_corpus(text or "", "corpus") if corpus == OWN else _bundled(corpus))
+        except DiffexplainError as error:
+            return f"not valid: {error}"
+
+    def text(self, corpus: str, text: str) -> str:
+        """The YAML of a bundled corpus, to change and use as one's own."""
+        return text if corpus == OWN or corpus not in available() else written(load_document(corpus))
+
+    def foresee(
+        self, files: list[str] | None, corpus: str, text: str, editor: str, budget: float | None
+    ) -> str:
+        """What the run would cost."""
+        try:
+            chosen = parse_corpus(text or "", "corpus") if corpus == OWN else corpus
+            plan = api.foresee(list(files or ()), corpus=chosen, editor=self._editor(editor),
+                               budget=plain_question({"budget": budget}).budget)  # fmt: skip
+        except DiffexplainError as error:
+            return f"{error}"
+        said = (
+            f"{plan.images} pictures, {plan.concepts} concepts: about {plan.edits} edits, {plan.evaluations} "
+            f"UNet evaluations, {plan.seconds:.0f} s on this machine when it is quiet, "
+            f"{plan.bytes / 1e6:.1f} MB."
+        )
+        return " ".join([said, *(f"Note: {warning}." for warning in plan.warnings)])
+
+    def check(self, classifier: str, files: list[str] | None) -> str:
+        """The doctor's findings on the dropped pictures, as text."""
+        if not self.jobs.heavy.acquire(blocking=False):
+            return "A run is working: check when it has ended."
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                found = api.check(
+                    self.allowed(classifier), list(files or ()), out=Path(folder) / "check.html"
+                )
+        except DiffexplainError as error:
+            return f"{error}"
+        finally:
+            self.jobs.heavy.release()
+        lines = [f"labels: {', '.join(found.labels[:8])}{' …' if len(found.labels) > 8 else ''}"]
+        lines += [f"{'good' if f.good else 'WARNING'}: {f.name}: {f.says}" for f in found.findings]
+        return "\n".join(lines)
+
+    def submit(
+        self, classifier: str, target: str, files: list[str] | None, corpus: str, text: str, editor: str,
+        budget: float | None,
+    ) -> tuple[Any, str]:  # fmt: skip
+        """Take a run: the list of runs with it chosen, and where it stands."""
+        try:
+            question = plain_question({
+                "classifier": self.allowed(classifier), "target": target, "editor": self._editor(editor),
+                "corpus": "" if corpus == OWN else corpus, "budget": budget,
+            })  # fmt: skip
+            job = self.jobs.submit(question, files or (), text if corpus == OWN else "")
+        except DiffexplainError as error:
+            return self.runs(None), showing.failed(error)
+        return self.runs(job.name), showing.status(job, self.jobs.before(job))
+
+    def stop(self, name: str | None) -> str:
+        """Stop a run."""
+        return self._told(name, lambda: self.jobs.stop(name or ""))
+
+    def resume(self, name: str | None) -> str:
+        """Go on with a run."""
+        return self._told(name, lambda: self.jobs.resume(name or ""))
+
+    def runs(self, chosen: str | None) -> Any:
+        """The list of runs with one chosen: the given one, else the one that runs, else the newest."""
+        import gradio as gr
+
+        names, current = self.jobs.names(), self.jobs.current()
+        newest = current.name if current else names[0] if names else None
+        return gr.update(choices=names, value=chosen if chosen in names else newest)
+
+    def finished(self) -> Any:
+        """The list of finished runs, the newest chosen."""
+        import gradio as gr
+
+        names = [name for name in self.jobs.names() if (self.jobs.root / name / RESULT).exists()]
+        return gr.update(choices=names, value=names[0] if names else None)
+
+    def watch(self, name: str | None) -> tuple[str, str, Any]:
+        """Where a run stands, its tree so far, and its report once there is one."""
+        import gradio as gr
+
+        if not name:
+            return "<p>No runs yet.</p>", "", gr.update(value=None, interactive=False)
+        try:
+            job = self.jobs.find(name)
+        except DiffexplainError as error:
+            return showing.failed(error), "", gr.update(value=None, interactive=False)
+        report = self.jobs.root / name / "report.html"
+        there = report.exists() and job.state == "finished"
+        button = gr.update(value=str(report) if there else None, interactive=there)
+        return showing.status(job, self.jobs.before(job)), showing.tree(self.jobs.root / name), button
+
+    def offer(self, name: str | None) -> tuple[Any, Any]:
+        """What the slider can take from a finished run: concepts and pictures."""
+        import gradio as gr
+
+        if not name or not (self.jobs.root / name / RESULT).exists():
+            return gr.update(choices=[], value=None), gr.update(choices=[], value=None)
+        measured = [c for c in read_result(self.jobs.root / name).concepts if c.status == "measured"]
+        concepts = [
+            (f"{'+' if c.direction == 'add' else '−'} {c.concept}", f"{c.direction} {c.concept}")
+            for c in measured
+        ]
+        files = [path.name for path in self._pictures(name)]
+        first = concepts[0][1] if concepts else None
+        return gr.update(choices=concepts, value=first), gr.update(
+            choices=files, value=files[0] if files else None
+        )
+
+    def move(
+        self, name: str | None, picture: str | None, concept: str | None, strength: float
+    ) -> tuple[Any, str]:
+        """A picture before and after an edit at a strength, and its scores."""
+        if not (name and picture and concept):
+            return None, "Choose a finished run, a picture and a concept."
+        if not self.jobs.heavy.acquire(blocking=False):
+            return None, "A run is working: the slider moves when it has ended."
+        try:
+            self.jobs.find(name)
+            file = next((path for path in self._pictures(name) if path.name == picture), None)
+            if file is None:
+                raise InputError(f"picture {picture!r}: choose one of the run's")
+            direction, _, path = concept.partition(" ")
+            own = self.jobs.root / ASKED / name / CORPUS
+            corpus = str(own) if own.stat().st_size else read_request(self.jobs.root / name).corpus
+            found = slider.edited(self.jobs.root / name, corpus, file, path, direction, strength)
+        except (DiffexplainError, OSError) as error:
+            return None, f"{error}"
+        finally:
+            self.jobs.heavy.release()
+        said = (
+            f"score {found.score_before:+.2f} → {found.score_after:+.2f} log-odds, "
+            f"probability {found.probability_before:.0%} → {found.probability_after:.0%}"
+        )
+        return [(found.before, "before"), (found.after, f"strength {strength:g}")], said
+
+    def _pictures(self, name: str) -> list[Path]:
+        folder = self.jobs.root / ASKED / name / PICTURES
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def _editor(self, editor: str) -> str:
+        if editor not in self.editors:
+            raise InputError(f"editor {editor!r}: choose {', '.join(self.editors)}")
+        return editor
+
+    def _told(self, name: str | None, act: Callable[[], object]) -> str:
+        try:
+            act()
+            job = self.jobs.find(name or "")
+        except DiffexplainError as error:
+            return showing.failed(error)
+        return showing.status(job, self.jobs.before(job))
+
+
+def pocket_classifiers() -> list[str]:
+    """Names of the bundled classifiers."""
+    return sorted(path.name for path in (pocket_folder() / "classifiers").iterdir() if path.is_dir())
+
+
+def pocket_folder() -> Path:
+    """Where the bundled models lie."""
+    return Path(pocket.__file__).parent
+
+
+def _bundled(corpus: str) -> Any:
+    if corpus not in available():
+        raise InputError(f"corpus {corpus!r}: choose {', '.join(available())} or write your own")
+    return load_corpus(corpus)
+
+
+def build_app(root: Path, classifiers: Sequence[str] = (), editors: Sequence[str] = ()) -> Any:
+    """The page as Gradio blocks, over a run root. Raises MissingExtra without Gradio."""
+    gr = _gradio()
+    app = App(Jobs(root), classifiers, editors)
+    with gr.Blocks(title="diffexplain", analytics_enabled=False) as blocks:
+        gr.Markdown("# diffexplain\nWhich meanings drive a classifier's decision, how much, and how sure?")
+        with gr.Row():
+            with gr.Column():
+                form = _form(gr, app)
+            with gr.Column():
+                _watching(gr, app, blocks, form)
+        _moving(gr, app)
+    blocks.app_jobs = app.jobs
+    return blocks
+
+
+def _form(gr: Any, app: App) -> dict[str, Any]:
+    """The left half: the question."""
+    parts: dict[str, Any] = {
+        "classifier": gr.Dropdown(list(app.classifiers), value="pocket:hired", allow_custom_value=True,
+                                  label="Classifier", elem_id="classifier"),
+        "target": gr.Textbox("hired", label="Target label", elem_id="target"),
+        "files": gr.File(file_count="multiple", file_types=list(SUFFIXES), height=220, label="Pictures",
+                         elem_id="files"),
+        "corpus": gr.Dropdown([*available(), OWN], value="avatars", label="Corpus", elem_id="corpus"),
+        "text": gr.Code("", language="yaml", label="My own corpus (YAML)", elem_id="corpus-text", lines=6),
+        "editor": gr.Dropdown(list(app.editors), value=app.editors[0], label="Editor", elem_id="editor"),
+        "budget": gr.Number(None, label="Edits at most", elem_id="budget"),
+    }  # fmt: skip
+    with gr.Row():
+        check = gr.Button("Check classifier", elem_id="check")
+        cost = gr.Button("Predict cost", elem_id="cost")
+        parts["run"] = gr.Button("Run", variant="primary", elem_id="run")
+    said = gr.Textbox(label="Check and cost", lines=4, interactive=False, elem_id="said")
+    with gr.Accordion("The corpus as a tree", open=False):
+        shown = gr.Textbox(
+            value=app.tree("avatars", ""),
+            lines=12,
+            interactive=False,
+            show_label=False,
+            elem_id="corpus-tree",
+        )
+    for part in (parts["corpus"], parts["text"]):
+        part.change(app.tree, [parts["corpus"], parts["text"]], shown, show_progress="hidden")
+    parts["corpus"].input(app.text, [parts["corpus"], parts["text"]], parts["text"], show_progress="hidden")
+    check.click(app.check, [parts["classifier"], parts["files"]], said)
+    costed = [parts[name] for name in ("files", "corpus", "text", "editor", "budget")]
+    cost.click(app.foresee, costed, said)
+    return parts
+
+
+def _watching(gr: Any, app: App, blocks: Any, form: dict[str, Any]) -> None:
+    """The right half: runs, live and past."""
+    runs = gr.Dropdown([], label="Runs", elem_id="runs")
+    state = gr.HTML(elem_id="state")
+    with gr.Row():
+        stop = gr.Button("Stop", elem_id="stop")
+        resume = gr.Button("Resume", elem_id="resume")
+        report = gr.DownloadButton("Report", interactive=False, elem_id="report")
+    tree = gr.HTML(elem_id="filling")
+    shown = [state, tree, report]
+    asked = [form[name] for name in ("classifier", "target", "files", "corpus", "text", "editor", "budget")]
+    form["run"].click(app.submit, asked, [runs, state])
+    stop.click(app.stop, runs, state)
+    resume.click(app.resume, runs, state)
+    runs.change(app.watch, runs, shown, show_progress="hidden")
+    gr.Timer(1.0).tick(app.watch, runs, shown, show_progress="hidden")
+    blocks.load(lambda: app.runs(None), None, runs)
+
+
+def _moving(gr: Any, app: App) -> None:
+    """The strength slider, for finished runs."""
+    with gr.Accordion("Move a concept's strength", open=False, elem_id="moving"):
+        with gr.Row():
+            run = gr.Dropdown([], label="Finished run", elem_id="slider-run")
+            concept = gr.Dropdown([], label="Concept", elem_id="slider-concept")
+            picture = gr.Dropdown([], label="Picture", elem_id="slider-picture")
+            take = gr.Button("List runs", elem_id="slider-list")
+        strength = gr.Slider(0, slider.MOST, 1.0, step=0.25, label="Strength", elem_id="strength")
+        shown = gr.Gallery(columns=2, height=300, label="Before and after", elem_id="moved")
+        said = gr.Textbox(label="Score", interactive=False, elem_id="moved-score")
+        take.click(app.finished, None, run)
+        run.change(app.offer, run, [concept, picture])
+        for part in (strength.release, strength.change, concept.change, picture.change):
+            part(app.move, [run, picture, concept, strength], [shown, said], show_progress="hidden",
+                 trigger_mode="always_last", concurrency_limit=1, concurrency_id="slider")  # fmt: skip
+
+
+def serve(
+    root: Path,
+    *,
+    host: str = HOST,
+    port: int = PORT,
+    password: str | None = None,
+    classifiers: Sequence[str] = (),
+    editors: Sequence[str] = (),
+    block: bool = True,
+) -> Any:
+    """Serve the app; returns Gradio's blocks, already launched, unless `block` waits for Ctrl-C.
+
+    Nothing is shared and nothing fetched: no link by Gradio, no analytics, fonts of the system, and a policy
+    that keeps the page from asking other hosts. With a password any user name is taken.
+    """
+    gr = _gradio()
+    blocks = build_app(root, classifiers, editors)
+    known = (lambda _, given: hmac.compare_digest(given.encode(), password.encode())) if password else None
+    try:
+        blocks.queue(max_size=64).launch(
+            server_name=host, server_port=port, share=False, auth=known, quiet=True, prevent_thread_lock=True,
+            max_file_size=MAX_FILE, allowed_paths=[str(root.resolve())], show_error=False, footer_links=[],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            ssr_mode=False, enable_monitoring=False, app_kwargs={"middleware": [_middleware()]},
+        )  # fmt: skip
+    except OSError as error:
+        raise InputError(f"port {port}: cannot be used ({error}): give another --port") from error
+    if block:
+        blocks.block_thread()  # until Ctrl-C
+        blocks.app_jobs.close()
+    return blocks
+
+
+def _middleware() -> Any:
+    """Adds our headers to every answer."""
+    from starlette.middleware import Middleware
+
+    return Middleware(_Headed)
+
+
+class _Headed:
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def headed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, headed if scope["type"] == "http" else send)
+
+
+def _gradio() -> Any:
+    import os
+
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio reads it
+    try:
+        import gradio
+    except ImportError as error:
+        raise MissingExtra("web", "gradio") from error
+    return gradio
+
+
+__all__ = ["HOST", "PORT", "App", "Question", "build_app", "serve"]

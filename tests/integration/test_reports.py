@@ -1,0 +1,243 @@
+"""Figures, comparisons, exports and the notebook, from a real run and by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+from typer.testing import Result as Told
+
+from diffexplain.cli import app
+from diffexplain.records import Effect, Result
+from diffexplain.store import Run
+from tests import factories
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*words: object) -> Told:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def kept(folder: Path, result: Result, rows: list[Effect], pictures: factories.Pictures) -> Path:
+    """A finished run folder as `explain` leaves it."""
+    with Run.open(folder, result.request) as run:
+        run.append(0, rows, pictures.stored)
+        run.write_result(result)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result, rows, pictures = factories.measured(images=8, size=32)
+    return kept(tmp_path_factory.mktemp("runs") / "first", result, rows, pictures)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures under another classifier, which ignores glasses."""
+    result, rows, pictures = factories.measured(images=8, size=32)
+    rows = [replace(e, score_after=e.score_before) if "glasses" in e.concept else e for e in rows]
+    concepts = [
+        replace(c, effect=0.0, low=-0.1, high=0.1) if "glasses" in c.concept else c for c in result.concepts
+    ]
+    result = replace(
+        result, request=replace(result.request, classifier="pocket:awarded"), concepts=tuple(concepts)
+    )
+    return kept(tmp_path_factory.mktemp("runs") / "second", result, rows, pictures)
+
+
+# -- the command line -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["hierarchy", "grid", "pairs", "forest"])
+def test_figure_embeds_its_fonts(folder: Path, tmp_path: Path, kind: str) -> None:
+    told = command("figure", folder, "--kind", kind, "--out", tmp_path / "f.pdf")
+    assert told.exit_code == 0, told.output
+    pdf = (tmp_path / "f.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"/FontFile2" in pdf  # TrueType, embedded
+    assert b"/Type3" not in pdf
+
+
+def test_figure_is_made_of_vectors_and_the_same_each_time(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        told = command("figure", folder, "--kind", "forest", "--format", "svg", "--out", tmp_path / name)
+        assert told.exit_code == 0, told.output
+    drawn = (tmp_path / "a.svg").read_text("utf-8")
+    assert drawn.count("<path") > 50
+    assert "<image" not in drawn
+    assert (tmp_path / "b.svg").read_text("utf-8") == drawn
+
+
+def test_figure_lies_in_the_run_by_default(folder: Path) -> None:
+    assert command("figure", folder, "--kind", "forest", "--format", "png").exit_code == 0
+    with Image.open(folder / "forest.png") as drawn:
+        assert drawn.width > 1500  # 300 points an inch, two columns wide
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("figure", "RUN", "--kind", "cloud"), "figure kind 'cloud': choose hierarchy, grid, pairs, forest"),
+        (("figure", "RUN", "--format", "gif"), "figure format 'gif': choose pdf, svg, png"),
+        (("figure", "nowhere"), "no finished run here?"),
+        (("export", "RUN", "--format", "xml"), "format 'xml': choose csv, parquet, coco, fiftyone, mlflow"),
+        (("export", "RUN", "--out", "RUN"), "is not empty: choose a new one with --out"),
+        (("compare", "RUN", "nowhere"), "no finished run here?"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, words: tuple[str, ...], said: str) -> None:
+    told = command(*(folder if word == "RUN" else word for word in words))
+    assert told.exit_code == 2
+    assert said in told.stderr
+    assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_report_shows_every_row(folder: Path) -> None:
+    told = command("report", folder)
+    assert told.exit_code == 0, told.output
+    page = (folder / "report.html").read_text("utf-8")
+    data = json.loads(page.split('id="data">', 1)[1].split("</script>", 1)[0])
+    result, rows, _ = factories.measured(images=8, size=32)
+    shown = sum(len(series) for gallery in data["galleries"].values() for series in gallery["series"])
+    assert shown == len([e for e in rows if e.edited])
+    assert result.concepts[0].concept in page
+
+
+def test_compare_finds_the_concept_that_changed(folder: Path, second: Path, tmp_path: Path) -> None:
+    told = command("compare", folder, second, "--out", tmp_path / "c.html", "--json")
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    changed = {c["concept"] for c in found["changes"] if c["q"] < 0.05}
+    assert changed
+    assert all("glasses" in concept for concept in changed)
+    assert all(c["paired"] for c in found["changes"])
+    assert found["differing"] == [["classifier", "pocket:hired", "pocket:awarded"]]
+    page = (tmp_path / "c.html").read_text("utf-8")
+    assert "What changes from pocket:hired to pocket:awarded?" in page
+    table = command("compare", folder, second)
+    assert f"{len(changed)} of {len(found['changes'])} effects changed at q < 0.05" in table.output
+
+
+# -- exports --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
+def test_tables_hold_every_number(
+    folder: Path, tmp_path: Path, form: str, read: Callable[..., pd.DataFrame]
+) -> None:
+    assert command("export", folder, "--format", form, "--out", tmp_path / "t").exit_code == 0
+    result, rows, _ = factories.measured(images=8, size=32)
+    effects = read(tmp_path / "t" / f"effects.{form}")
+    assert len(effects) == len(rows)
+    assert effects["change"].tolist() == pytest.approx([e.change for e in rows])
+    assert effects["file"].iloc[0].startswith("avatar_")
+    concepts = read(tmp_path / "t" / f"concepts.{form}")
+    assert concepts["concept"].tolist() == [c.concept for c in result.concepts]
+    np.testing.assert_allclose(concepts["effect"], [c.effect for c in result.concepts])
+
+
+def decoded(segmentation: dict[str, list[int]]) -> np.ndarray:
+    """COCO's uncompressed run lengths, down the columns."""
+    values = np.arange(len(segmentation["counts"])) % 2
+    return np.repeat(values, segmentation["counts"]).reshape(segmentation["size"], order="F")
+
+
+def test_coco_annotates_what_was_edited(folder: Path, tmp_path: Path) -> None:
+    assert command("export", folder, "--format", "coco", "--out", tmp_path / "coco").exit_code == 0
+    made = json.loads((tmp_path / "coco/annotations.json").read_text("utf-8"))
+    images = {image["id"]: image for image in made["images"]}
+    for image in made["images"]:
+        with Image.open(tmp_path / "coco/images" / image["file_name"]) as opened:
+            assert opened.size == (image["width"], image["height"])
+    names = {kind["id"]: kind["name"] for kind in made["categories"]}
+    assert "add facewear/glasses/round" in names.values()
+    assert len(made["annotations"]) > 20
+    for one in made["annotations"]:
+        mask = decoded(one["segmentation"])
+        x, y, width, height = one["bbox"]
+        assert mask.sum() == one["area"] == mask[y : y + height, x : x + width].sum()
+        with Image.open(tmp_path / "coco/images" / images[one["image_id"]]["file_name"]) as after:
+            edited = np.asarray(after).astype(int)
+        with Image.open(tmp_path / "coco/images" / f"{one['attributes']['reconstruction']}.png") as before:
+            differs = np.abs(edited - np.asarray(before)).max(axis=2) > 40
+        assert (mask.astype(bool) == differs).all()
+
+
+def test_fiftyone_layout(folder: Path, tmp_path: Path) -> None:
+    assert command("export", folder, "--format", "fiftyone", "--out", tmp_path / "fo").exit_code == 0
+    made = json.loads((tmp_path / "fo/labels.json").read_text("utf-8"))
+    assert set(made) == {"classes", "labels"}
+    assert {path.stem for path in (tmp_path / "fo/data").iterdir()} == set(made["labels"])
+    boxes = [entry for entries in made["labels"].values() if entries for entry in entries]
+    assert {entry["label"] for entry in boxes} == set(made["classes"])
+    for entry in boxes:
+        x, y, width, height = entry["bounding_box"]
+        assert 0 <= x <= x + width <= 1
+        assert 0 <= y <= y + height <= 1
+    assert None in made["labels"].values()  # reconstructions carry no label
+
+
+def test_mlflow_keeps_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into ./mlruns
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    store = f"sqlite:///{tmp_path}/ml.db"
+    (folder / "report.html").write_text("<p>", "utf-8")
+    told = command("export", folder, "--format", "mlflow", "--tracking", store)
+    assert told.exit_code == 0, told.output
+    client = mlflow.MlflowClient(tracking_uri=store)
+    logged = client.get_run(told.stdout.strip().rpartition(" ")[2])
+    result = factories.measured(images=8, size=32)[0]
+    top = result.concepts[0]
+    assert logged.data.params["classifier"] == "pocket:hired"
+    assert logged.data.metrics[f"effect/{top.direction}/{top.concept}"] == pytest.approx(top.effect)
+    assert {file.path for file in client.list_artifacts(logged.info.run_id)} == {"report.html", "result.json"}
+
+
+# -- the notebook ---------------------------------------------------------------------------------------
+
+#: runs the code cells in one namespace as a kernel does; a cell shows its last value as in a notebook.
+KERNEL = """
+import ast, json, sys
+space = {"__name__": "__main__"}
+shown = []
+for cell in json.load(open(sys.argv[1], encoding="utf-8"))["cells"]:
+    if cell["cell_type"] != "code":
+        continue
+    body = ast.parse("".join(cell["source"]))
+    last = body.body.pop() if isinstance(body.body[-1], ast.Expr) else None
+    exec(compile(body, cell["id"], "exec"), space)
+    if last is not None:
+        value = eval(compile(ast.Expression(last.value), cell["id"], "eval"), space)
+        show = getattr(value, "_repr_html_", None)
+        shown.append([cell["id"], type(value).__name__, show() if show else repr(value)])
+json.dump(shown, open("shown.json", "w"))
+"""
+
+
+@pytest.mark.timeout(900)  # some sixty real edits
+def test_quickstart_notebook_gives_an_answer(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL, str(ROOT / "examples/quickstart.ipynb")],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = {cell: (kind, text) for cell, kind, text in json.loads((tmp_path / "shown.json").read_text())}
+    assert shown["ask"][0] == "Explanation"
+    assert "data:image/webp" in shown["ask"][1]
+    assert "<script" not in shown["ask"][1]
+    assert shown["forest"][0] == shown["pairs"][0] == "Figure"
+    assert "background/colour/blue" in shown["table"][1]
+    assert (tmp_path / "runs/quickstart/report.html").is_file()

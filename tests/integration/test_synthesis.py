@@ -1,0 +1,165 @@
+"""`synthesize` and `units` as a user has them: a run, its page, a stop and a resume, and what goes wrong."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from diffexplain.api.synthesis import Synthesis, foresee_synthesis, list_units, synthesize
+from diffexplain.cli import app
+from diffexplain.demonstration import portraits
+from diffexplain.errors import InputError
+from diffexplain.records import SynthesisResult
+from diffexplain.store import read_result, read_rows
+
+OPTIONS = {"steps": 2, "restarts": 2, "seeds": 1, "pool": 2, "tokens": 1, "cutouts": 0}
+UNIT = "global_pool.flatten:2"
+ASK = {
+    "units": [UNIT],
+    "options": OPTIONS,
+    "held_out": 3,
+    "methods": {"attack": {"steps": 9}},
+    "second": "pocket:bearded",
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return portraits(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Synthesis:
+    out = tmp_path_factory.mktemp("run") / "whole"
+    return synthesize("pocket:bearded", "bearded", images=str(images), out=out, **ASK)
+
+
+def test_every_target_has_its_figures_and_pictures(done: Synthesis) -> None:
+    a_class, a_unit = done.targets
+    assert (a_class.target, a_class.kind) == ("bearded", "class")
+    assert (a_unit.target, a_unit.kind) == (UNIT, "unit")
+    assert len(a_class.restarts) == 2
+    assert a_class.chosen == min((0, 1), key=lambda r: a_class.restarts[r].best)
+    assert a_class.low <= a_class.score <= a_class.high
+    origins = {c.origin for c in a_class.compared}
+    assert origins == {"plain", "random", "hard", "attack", "real"}
+    attack = next(c for c in a_class.compared if c.origin == "attack")
+    real = next(c for c in a_class.compared if c.origin == "real")
+    assert attack.score > real.score  # it starts from the first of them
+    assert a_class.second == pytest.approx(a_class.score)  # the same classifier asked twice
+    assert math.isnan(a_unit.second)
+    assert a_class.hard_prompt.startswith("a person with ")
+    assert done.images("bearded").shape == (3, 3, 64, 64)
+
+
+def test_scores_are_of_the_pictures_that_are_kept(done: Synthesis) -> None:
+    from diffexplain.classifiers import load_classifier
+    from diffexplain.targets import class_objective
+
+    scores = class_objective(load_classifier("pocket:bearded"), "bearded").score(done.images("bearded"))
+    assert scores.tolist() == pytest.approx([s.score for s in done.targets[0].examples], abs=1e-5)
+
+
+def test_the_run_folder_holds_everything(done: Synthesis) -> None:
+    assert done.folder is not None
+    assert repr(read_result(done.folder)) == repr(done.result)  # nan is not equal to itself
+    rows = read_rows(done.folder)
+    assert {r.target for r in rows} == {"bearded", UNIT}
+    page = (done.folder / "report.html").read_text()
+    assert "What does pocket:bearded want to see?" in page
+    assert json.loads((done.folder / "run.json").read_text())["kind"] == "synthesis"
+
+
+class Stop(BaseException):
+    """What a person's Ctrl-C is here."""
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(done: Synthesis, images: Path, tmp_path: Path) -> None:
+    def stop(what: str, at: int, total: int) -> None:
+        if what == "drawing held-out pictures" and at == 1:
+            raise Stop
+
+    ask = {"images": str(images), "out": tmp_path / "run", **ASK}
+    with pytest.raises(Stop):
+        synthesize("pocket:bearded", "bearded", progress=stop, **ask)
+    told: list[str] = []
+    again = synthesize(
+        "pocket:bearded", "bearded", resume=True, progress=lambda what, at, total: told.append(what), **ask
+    )
+    assert "optimising prompts" not in told
+    assert repr(timeless(again)) == repr(timeless(done))
+
+
+def timeless(synthesis: Synthesis) -> SynthesisResult:
+    """The result without how long it took."""
+    return replace(synthesis.result, cost=replace(synthesis.result.cost, seconds=0.0))
+
+
+def test_units_are_listed_with_the_pictures_that_excite_them(images: Path) -> None:
+    units, names = list_units("pocket:bearded", str(images), target="bearded", top=3)
+    assert len(units) == 3
+    assert units[0].contribution >= units[1].contribution
+    shown = CliRunner().invoke(app, ["units", "pocket:bearded", "--images", str(images), "--top", "2"])
+    assert shown.exit_code == 0
+    assert units[0].name in shown.stdout
+    assert names[units[0].exciting[0]] in shown.stdout
+
+
+def test_the_plan_counts_without_a_model() -> None:
+    plan = foresee_synthesis(["a", "b"], units=["x:top3"], options={"steps": 10, "restarts": 1, "seeds": 2})
+    assert plan.targets == 5
+    assert plan.iterations == 50
+    assert plan.evaluations == 4 * (3 * 50 * 2 + 5 * 32 * 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--target", "shaved"], "'shaved' is not a label"),
+        (["--unit", "layer9:1"], "layer 'layer9' is not in pocket:bearded"),
+        (["--unit", "global_pool.flatten:9999"], "channels 0 to"),
+        (["--unit", "top5"], "give LAYER:NUMBER or LAYER:topK"),
+        (["--unit", "layer4:top5"], "give images"),
+        (["--option", "steps=-1"], "steps is -1"),
+        (["--option", "speed=1"], "speed"),
+        (["--compare", "magic"], "method magic: choose pixels"),
+        (["--compare", "attack"], "give images"),
+        (["--held-out", "1"], "held-out 1"),
+        (["--black-box", "3"], "budget"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    asked = ["synthesize", "pocket:bearded", "--out", str(tmp_path / "run"), *words]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_classifier_without_gradients_is_offered_the_black_box() -> None:
+    def bright(images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3)) * 20 - 10
+
+    with pytest.raises(InputError, match="--black-box"):
+        synthesize(bright, options=OPTIONS)
+
+
+def test_a_black_box_is_searched_by_queries() -> None:
+    asked = 0
+
+    def bright(images: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += len(images)
+        return images.mean((1, 2, 3)) * 20 - 10
+
+    from diffexplain.synthesis.blackbox import BlackBoxOptions
+
+    found = synthesize(bright, options=OPTIONS, held_out=2, black_box=BlackBoxOptions(queries=60))
+    held_out = 2 * (2 + 2)  # two restarts, the plain prompt and random words
+    assert 0 < asked <= 60 + held_out + 2 * 32
+    assert found.targets[0].target == "yes"
+    assert found.targets[0].hard_prompt == ""
