@@ -38,7 +38,7 @@ from diffexplain.targets import ClassObjective, Target, choose_target, class_obj
 from diffexplain.worlds import avatars as world
 
 SEED = 1_000_000  # held-out avatars
-ATTACK_STEPS = 100  # of the paper's 1,000: the score is far beyond any render's by then
+ATTACK_STEPS = 100  # of the paper's 1,000, for time
 
 
 def measure(quick: bool) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ Two tables of changes in log-odds from the reconstruction, as `explain` measures
 not eligible: `pool` (classifiers, 8 concepts, 1,000 avatars), from which benchmarks resample, and `table`
 (classifiers, all leaves, 48 avatars). `truth` holds the 8 concepts' effects by re-rendering.
 
-`python -m benchmarks.changes` takes about ten minutes on two quiet cores, and goes on where it was stopped.
+`python -m benchmarks.changes` takes about half an hour on a quiet core, and goes on where it was stopped.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ SHOWN = 12_345  # names the held-out seeds; nothing was ever chosen on these
 MARGIN = 0.25  # log-odds from which a shortcut's true effect counts
 BEATEN = 2.0  # log-odds by which a class has to beat its plain prompt
 UNITS_OF = ("wintry", "layer4")  # whose last pooled layer is asked
-SETTINGS = SynthesisOptions(text="a person with", word="person")
-QUICK = replace(SETTINGS, steps=3, restarts=1, pool=4)
+SETTINGS = SynthesisOptions(text="a person with", word="person", steps=16, restarts=1)
+QUICK = replace(SETTINGS, steps=3, candidates=6, pool=4)
 #: class -> words of its one cause, where that is the presence of something.
 CAUSES = {
     "bearded/bearded": ("beard",),
@@ -199,22 +199,24 @@ def units(generator: Generator, options: SynthesisOptions, quick: bool) -> dict[
 def words(
     generator: Generator, found: Sequence[Found], options: SynthesisOptions, quick: bool
 ) -> dict[str, Any]:
-    """Whether a cause is among the five nearest words of all tokens together, or named by the hard prompt."""
+    """Whether a cause is among the five nearest words of all tokens together, or named by the hard prompt.
+
+    The hard prompt is looked for where the nearest words do not name the cause.
+    """
     soft, hard, read = [], [], {}
     for f in found:
         if f.name not in CAUSES:
             continue
         near = [w for token in nearest_words(generator, f.optimum.soft, 5) for w in token.words]
         nearest = list(dict.fromkeys(w.token for w in sorted(near, key=lambda w: w.distance)))[:5]
-        said = hard_prompt(generator, f.objective, options).text
         soft.append(bool(set(nearest) & set(CAUSES[f.name])))
+        said = "" if soft[-1] else hard_prompt(generator, f.objective, options).text
         hard.append(bool(set(said.replace(",", " ").split()) & set(CAUSES[f.name])))
         read[f.name] = {"nearest": nearest, "hard": said}
     either = np.array(soft) | np.array(hard)
     return {
         "word_recall": float(np.mean(either)),
         "soft_word_recall": float(np.mean(soft)),
-        "hard_word_recall": float(np.mean(hard)),
         "words": read,
     }
 

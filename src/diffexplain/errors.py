@@ -38,6 +38,10 @@ class ImageError(InputError):
     """A picture or picture folder cannot be used."""
 
 
+class ModelError(InputError):
+    """A language model cannot be reached, or what it answers is unusable."""
+
+
 class RunError(DiffexplainError):
     """The run folder cannot be used or written."""
 

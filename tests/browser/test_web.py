@@ -143,6 +143,9 @@ def test_the_slider_moves_picture_and_score(page: Page, root: Path, files: list[
         state(page, "finished")
     page.get_by_text("Move a concept's strength").click()
     page.click("#slider-list")
+    page.wait_for_function("document.querySelector('#slider-run input')?.value")
+    page.click("#slider-run input")
+    page.locator("#slider-run").get_by_role("option", name="pocket-hired-hired-001").click()
     page.wait_for_function("document.querySelector('#slider-concept input')?.value")
     score = "document.querySelector('#moved-score textarea')?.value"
     page.wait_for_function(f"/log-odds/.test({score})")

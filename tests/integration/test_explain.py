@@ -206,7 +206,9 @@ def test_store_holds_a_row_for_each_edit(kept: dx.Explanation) -> None:
     spent = sum(r["evaluations"] for r in stored)
     assert cost.evaluations == spent + 4 * 16  # four steps to invert; the reconstruction costs none
     assert {r["image"] for r in stored} <= set(request.images)
-    assert all(0 <= r["presence_after"] <= 1 for r in stored)
+    assert all(0 <= r["presence_after"] <= 1 for r in stored if r["stage"] != "placebo")
+    assert kept.result.placebo is not None  # part of every run
+    assert kept.result.placebo.images == 16
 
 
 def test_pictures_decode_and_score_as_stored(kept: dx.Explanation) -> None:

@@ -70,7 +70,7 @@ class PixelOptions:
         return x.clamp(-GREY, 1 - GREY)
 
 
-#: the paper's four settings that complement each other (its table 1).
+#: four settings that complement each other, after the paper's.
 YOSINSKI = (
     PixelOptions(decay=0.0, blur=0.5, blur_every=4, norm_percentile=50.0),
     PixelOptions(decay=0.3, blur=0.0, blur_every=1, norm_percentile=20.0),

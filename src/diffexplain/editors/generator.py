@@ -120,7 +120,7 @@ class Generator:
         known = sorted(tokenizer.get_vocab().items(), key=lambda item: int(item[1]))
         special = set(tokenizer.all_special_ids)
         words = {t.removesuffix("</w>"): i for t, i in known if t.endswith("</w>") and i not in special}
-        words = {word: i for word, i in words.items() if word.isascii() and word.isalpha()}
+        words = {word: i for word, i in words.items() if word.isascii() and word.isalpha() and word.islower()}
         rows = [weight[list(words.values())] for _, weight in self._model.vocabularies]
         return list(words), torch.cat(rows, dim=-1).detach().float().cpu()
 

@@ -4,8 +4,9 @@ After DiffEx (Kazimi, Allada & Yanardag, CVPR 2025), which has groups and then f
 here what is named must also be seen: CLIP has to read it differently from picture to picture.
 """
 
+from diffexplain.errors import ModelError
 from diffexplain.mining.drafting import Draft, Dropped
-from diffexplain.mining.endpoint import Answer, Endpoint, Model, ModelError, Patience, image_part
+from diffexplain.mining.endpoint import Answer, Endpoint, Model, Patience, image_part
 from diffexplain.mining.ledger import Ledger, Usage
 from diffexplain.mining.loading import load_model
 from diffexplain.mining.passes import MiningOptions, foreseen, mined

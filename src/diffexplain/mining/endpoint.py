@@ -20,7 +20,7 @@ import httpx
 import torch
 from PIL import Image
 
-from diffexplain.errors import InputError
+from diffexplain.errors import ModelError
 from diffexplain.images import to_8bit
 
 OPENAI = "https://api.openai.com/v1"
@@ -30,10 +30,6 @@ _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # worth asking again
 _LETTERS = 4  # about so many to a token, where a server does not count
 
 Message = Mapping[str, Any]  # {"role": …, "content": text or parts}, as the protocol has it
-
-
-class ModelError(InputError):
-    """A language model cannot be reached, or what it answers is unusable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from diffexplain.errors import RunError
+from diffexplain.errors import ModelError, RunError
 from diffexplain.mining.answers import Shape, Unusable, read_answer
-from diffexplain.mining.endpoint import Answer, Message, Model, ModelError, excerpt
+from diffexplain.mining.endpoint import Answer, Message, Model, excerpt
 
 TRIES = 3  # answers to one question before it is given up
 

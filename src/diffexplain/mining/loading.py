@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from diffexplain.mining.endpoint import OPENAI, Endpoint, Model, ModelError, Patience
+from diffexplain.errors import ModelError
+from diffexplain.mining.endpoint import OPENAI, Endpoint, Model, Patience
 
 SPECS = "openai:MODEL@http://HOST:PORT/v1, openai:MODEL, transformers:ORG/NAME or transformers:FOLDER"
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from diffexplain.mining.endpoint import Answer, Message, ModelError
+from diffexplain.errors import ModelError
+from diffexplain.mining.endpoint import Answer, Message
 from diffexplain.quiet import quiet_loading
 
 MAX_TOKENS = 2048

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from diffexplain.corpus import Corpus, Document, grow
-from diffexplain.errors import CorpusError
+from diffexplain.errors import CorpusError, ModelError
 from diffexplain.judges import Judge
 from diffexplain.mining.drafting import (
     Draft,
@@ -27,7 +27,7 @@ from diffexplain.mining.drafting import (
     tidied,
     without,
 )
-from diffexplain.mining.endpoint import ModelError, image_part, letters
+from diffexplain.mining.endpoint import image_part, letters
 from diffexplain.mining.grounding import phrase_vectors, placebo_spread, spread
 from diffexplain.mining.ledger import Ledger, Usage
 from diffexplain.mining.questions import (

@@ -2,13 +2,13 @@
 
 Gradients at the neutral word are noisy and hold for small moves only. So they propose words (AutoPrompt,
 Shin et al. 2020; greedy coordinate gradient, Zou et al. 2023), and pictures decide, by successive halving
-(Jamieson & Talwalkar 2016): each proposed word is drawn a few times, once for all targets, those that do best for
-a target more often, and those that lower its loss most are joined greedily.
+(Jamieson & Talwalkar 2016): each proposed word is drawn a few times, once for all targets, those that do best
+for a target more often, and those that lower its loss most are joined greedily.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,9 @@ from diffexplain.editors.generator import Generator
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
 
-FIRST, SEEDS = 3, 8  # noises of the pool that a word, and a prompt of words, is judged by
+FIRST, SEEDS = 3, 12  # noises of the pool that a word, and a prompt of words, is judged by
 HALVED = 12  # words of a target that are judged again
-NEXT = 3  # words tried at each further token
+NEXT = 4  # words tried at each further token
 ROWS, PICTURES = 16, 96  # pictures with a gradient at a time, and without
 Place = tuple[int, ...]  # a prompt by its words' rows in the vocabulary, shorter than its tokens
 
@@ -61,22 +61,33 @@ class _Openings:
         self._table = generator.vocabulary[1].to(neutral)  # (V, D)
 
     def found(self) -> list[list[Opening]]:
-        """Judge the proposed words alone, then joined."""
-        count = len(self._objectives)
-        words = sorted({w for each in self._proposed() for w in each})
-        some = self._alone(words, self._pool[:FIRST])  # (words, objectives)
-        again = sorted({i for o in range(count) for i in some[:, o].argsort(stable=True)[:HALVED].tolist()})
-        words = [words[i] for i in again]
-        alone = self._alone(words, self._seeds)
-        ranked = [[words[i] for i in alone[:, o].argsort(stable=True).tolist()] for o in range(count)]
-        starts = [(o, min(r, len(words) - 1)) for o in range(count) for r in range(self._options.restarts)]
+        """Judge the proposed words alone, then joined; a target's words do not depend on the others'."""
+        own = self._best(self._proposed(), self._pool[:FIRST], HALVED)
+        own = self._best(own, self._seeds, HALVED)
+        ranked = [list(each) for each in own]
+        starts = [
+            (o, min(r, len(each) - 1)) for o, each in enumerate(ranked) for r in range(self._options.restarts)
+        ]
         places: list[Place] = [(ranked[o][rank],) for o, rank in starts]
-        best = [float(alone[:, o].sort().values[rank]) for o, rank in starts]
+        best = [own[o][ranked[o][rank]] for o, rank in starts]
         for _ in range(self._options.tokens - 1):
             self._longer([o for o, _ in starts], ranked, places, best)
         made = [Opening(self._soft(p), b) for p, b in zip(places, best, strict=True)]
         each = self._options.restarts
-        return [made[o * each : (o + 1) * each] for o in range(count)]
+        return [made[o * each : (o + 1) * each] for o in range(len(self._objectives))]
+
+    def _best(
+        self, proposed: Sequence[Iterable[int]], seeds: Sequence[int], most: int
+    ) -> list[dict[int, float]]:
+        """For each objective its `most` best words among those proposed to it, and their losses."""
+        words = sorted({w for each in proposed for w in each})
+        alone = self._alone(words, seeds)  # (words, objectives)
+        place = {w: i for i, w in enumerate(words)}
+        found = []
+        for o, each in enumerate(proposed):
+            losses = {w: float(alone[place[w], o]) for w in each}
+            found.append({w: losses[w] for w in sorted(losses, key=losses.__getitem__)[:most]})
+        return found
 
     def _longer(
         self, owners: Sequence[int], ranked: Sequence[Sequence[int]], places: list[Place], best: list[float]

@@ -19,7 +19,7 @@ class SynthesisOptions:
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
     candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
-    steps: int = 40  # iterations at most
+    steps: int = 24  # iterations at most
     rate: float = 0.15  # Adam's, in norms of the vocabulary
     restarts: int = 2  # of each target
     seeds: int = 4  # noises a prompt is drawn with in each step

@@ -23,7 +23,7 @@ SPEC = re.compile(r"(pocket|timm|torchvision|hf|clip):[\w.-]+(/[\w.-]+)?")
 OWN = "my own, below"
 #: nothing may be fetched from elsewhere, whatever Gradio's page asks for.
 POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'none'; form-action 'self'; "
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
 HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
@@ -247,7 +247,7 @@ def _form(gr: Any, app: App) -> dict[str, Any]:
         "classifier": gr.Dropdown(list(app.classifiers), value="pocket:hired", allow_custom_value=True,
                                   label="Classifier", elem_id="classifier"),
         "target": gr.Textbox("hired", label="Target label", elem_id="target"),
-        "files": gr.File(file_count="multiple", file_types=list(SUFFIXES), height=220, label="Pictures",
+        "files": gr.File(file_count="multiple", file_types=list(SUFFIXES), label="Pictures",
                          elem_id="files"),
         "corpus": gr.Dropdown([*available(), OWN], value="avatars", label="Corpus", elem_id="corpus"),
         "text": gr.Code("", language="yaml", label="My own corpus (YAML)", elem_id="corpus-text", lines=6),
@@ -308,7 +308,7 @@ def _moving(gr: Any, app: App) -> None:
         said = gr.Textbox(label="Score", interactive=False, elem_id="moved-score")
         take.click(app.finished, None, run)
         run.change(app.offer, run, [concept, picture])
-        for part in (strength.release, strength.change, concept.change, picture.change):
+        for part in (strength.change, concept.change, picture.change):
             part(app.move, [run, picture, concept, strength], [shown, said], show_progress="hidden",
                  trigger_mode="always_last", concurrency_limit=1, concurrency_id="slider")  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,7 @@ from diffexplain.store import read_request
 from diffexplain.targets import choose_target
 
 MOST = 3.0  # times the editor's own strength
+ROWS = 2  # model rows a call: one edit is made at a time, and calls are padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,9 @@ class Edited:
 def _tools(folder: Path, corpus: str) -> Tools:
     request = read_request(folder)
     target = choose_target(load_classifier(request.classifier), request.target, request.versus)
-    return Tools(target, load_editor(request.editor), load_judge(request.judge), None, load_corpus(corpus))
+    few: dict[str, Any] = {"rows": ROWS} if "rows" in request.settings.get("editor", {}) else {}
+    editor = load_editor(request.editor, **few)
+    return Tools(target, editor, load_judge(request.judge), None, load_corpus(corpus))
 
 
 @lru_cache(maxsize=8)
@@ -64,11 +68,6 @@ def edited(folder: Path, corpus: str, image: Path, concept: str, direction: str,
         _shown(subject.reconstructions[0]), _shown(drawn[0]), float(scores[0]), float(scores[1]),
         float(before), float(after),
     )  # fmt: skip
-
-
-def warm(folder: Path, corpus: str, image: Path) -> None:
-    """Load the models and invert the picture, so that the first move of the slider is quick."""
-    _subject(folder, corpus, image)
 
 
 def _shown(picture: object) -> np.ndarray:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffexplain.mining.endpoint import Answer, Endpoint, ModelError, Patience, image_part
+from diffexplain.errors import ModelError
+from diffexplain.mining.endpoint import Answer, Endpoint, Patience, image_part
 from diffexplain.mining.loading import load_model
 from tests.unit.mining.chat_server import Reply, completion, failing, serving
 

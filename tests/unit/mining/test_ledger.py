@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from diffexplain.errors import RunError
-from diffexplain.mining.endpoint import Answer, Message, ModelError
+from diffexplain.errors import ModelError, RunError
+from diffexplain.mining.endpoint import Answer, Message
 from diffexplain.mining.ledger import Ledger, Usage
 
 ASKED = [{"role": "user", "content": "how many?"}]

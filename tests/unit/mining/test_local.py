@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffexplain.mining.endpoint import ModelError, image_part, text_part
+from diffexplain.errors import ModelError
+from diffexplain.mining.endpoint import image_part, text_part
 from diffexplain.mining.ledger import Ledger
 from diffexplain.mining.loading import load_model
 from diffexplain.mining.local import LocalModel

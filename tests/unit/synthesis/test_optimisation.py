@@ -19,7 +19,17 @@ from diffexplain.synthesis.prompts import Norms, Prompt, generator_of, started, 
 from tests.tiny import tiny_pipeline
 
 OPTIONS = SynthesisOptions(
-    tokens=2, text="a toy", word="cat", steps=6, restarts=2, seeds=2, pool=2, cutouts=1, rate=0.3, patience=0
+    tokens=2,
+    text="a toy",
+    word="cat",
+    candidates=0,
+    steps=6,
+    restarts=2,
+    seeds=2,
+    pool=2,
+    cutouts=1,
+    rate=0.3,
+    patience=0,
 )
 
 
@@ -92,7 +102,7 @@ def test_every_restart_of_every_objective_gets_better_also_on_held_out_seeds(mod
     assert [(o.objective, o.restart) for o in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     model = generator()
     norms = Norms.of(model)
-    begun = started(model, 2, OPTIONS, norms, optimisation_seeds(2, 0))
+    begun = started(model, [Channel(0), Channel(1)], OPTIONS, norms, optimisation_seeds(2, 0))
     for optimum, start in zip(found, begun, strict=True):
         objective = Channel((0, 2)[optimum.objective])
         for seeds in (optimisation_seeds(2, 0), held_out_seeds(8, 0)):

@@ -1,0 +1,57 @@
+"""Words to set out from, on a tiny real pipeline: real ones, of least loss, and each target's own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diffexplain.synthesis import openings as module
+from diffexplain.synthesis.openings import Opening, openings
+from diffexplain.synthesis.optimisation import optimisation_seeds, optimise
+from tests.unit.synthesis.test_optimisation import OPTIONS, Channel, generator, losses
+
+ASKED = replace(OPTIONS, candidates=10, pool=4, steps=0)
+POOL = optimisation_seeds(ASKED.pool, ASKED.seed)
+
+
+def neutral() -> torch.Tensor:
+    word = generator().embedding(ASKED.word)[torch.arange(ASKED.tokens) % 3]
+    return F.normalize(word, dim=-1) * generator().vocabulary[1].norm(dim=1).mean()
+
+
+def found(*colours: int) -> list[list[Opening]]:
+    return openings(generator(), [Channel(c) for c in colours], ASKED, neutral(), POOL)
+
+
+def test_openings_are_real_words_and_their_loss_is_what_is_said() -> None:
+    table = generator().vocabulary[1]
+    for colour, each in enumerate(found(0, 1)):
+        assert len(each) == ASKED.restarts
+        for opening in each:
+            assert all((row == table).all(1).any() for row in opening.soft)
+            assert opening.loss == pytest.approx(losses(opening.soft, Channel(colour), POOL), abs=1e-5)
+
+
+def test_no_word_alone_is_better_than_the_first_opening() -> None:
+    table = generator().vocabulary[1]
+    everything = replace(ASKED, candidates=len(table))
+    ((first, second),) = openings(generator(), [Channel(0)], everything, neutral(), POOL)
+    alone = [losses(word.expand(ASKED.tokens, -1), Channel(0), POOL) for word in table]
+    best = sorted(alone)
+    assert first.loss <= best[module.HALVED - 1]
+    assert first.loss <= min(alone) + 0.05  # words are sifted on fewer noises than they are judged by
+    assert not torch.equal(first.soft, second.soft)
+
+
+def test_a_target_does_not_depend_on_the_others() -> None:
+    together, alone = found(0, 1)[1], found(1)[0]
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a.soft, b.soft)
+        assert a.loss == pytest.approx(b.loss, abs=1e-6)
+
+
+def test_the_descent_begins_there() -> None:
+    begun = found(0)[0]
+    for opening, optimum in zip(begun, optimise(generator(), [Channel(0)], ASKED), strict=True):
+        assert torch.equal(optimum.soft, opening.soft)
