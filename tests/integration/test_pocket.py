@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from diffexplain import pocket
 from diffexplain.classifiers import checked_logits, load_classifier
-from diffexplain.classifiers.modules import from_timm_folder
+from diffexplain.classifiers.networks import from_timm_folder
 from diffexplain.editors import load_editor
 from diffexplain.editors.loading import editor_shape
 from diffexplain.judges import load_segmenter
