@@ -227,7 +227,7 @@ class Run(MemoryRun):
         return read_picture(self.path, digest)
 
     def write_result(self, result: Any) -> None:
-        """Write result.json: sorted keys, full precision, nan and inf as null."""
+        """Write result.json: sorted keys, full precision, nan as null, infinities as text."""
         with _disk(self.path):
             _write(self.path / RESULT, _json(result.as_dict()))
         self.result = result
@@ -394,13 +394,15 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types: tuples become lists, numpy scalars numbers, keys text, nan and inf None."""
+    """JSON's own types: tuples become lists, numpy scalars numbers, keys text, nan None, inf text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and math.isinf(value):
+        return str(value)  # "inf" or "-inf": JSON has no word for it
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _read(made: Callable[[Any], Any], file: Path) -> Any:
@@ -440,7 +442,7 @@ def _revive(hint: Any, value: Any) -> Any:
     if kind is dict:
         return {key: _revive(inner[1], item) for key, item in value.items()}
     if hint is float:
-        return math.nan if value is None else value + 0.0
+        return math.nan if value is None else float(value)
     if hint is not Any and not (value in inner if kind is Literal else isinstance(value, hint)):
         raise TypeError(f"{value!r} for {hint}")
     return value

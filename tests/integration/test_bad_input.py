@@ -72,6 +72,13 @@ bright.labels = flaky.labels = filling.labels = ("dark", "bright")
 colour.labels = ("red", "green", "blue")
 NUMBER = 3
 """
+
+
+def hears_ctrl_c() -> None:
+    """What a shell started in the background ignores, its children would ignore too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 TREE = """
 name: blots
 domain: blots of paint
@@ -122,6 +129,7 @@ class Home:
         return subprocess.Popen(
             [*program, *self.command(*words, **options)],
             cwd=self.folder, env=os.environ | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=hears_ctrl_c,
         )  # fmt: skip
 
 
