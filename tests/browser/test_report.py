@@ -20,18 +20,7 @@ from tests.factories import concept_result
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-CHROMIUM = Path("/usr/bin/chromium")
-if not CHROMIUM.exists():
-    pytest.skip("no /usr/bin/chromium: run `make browser`", allow_module_level=True)
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: the test extra has it"
-)
-
 pytestmark = pytest.mark.browser
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 SCRIPT = "<script>alert(1)</script>"
 LONG = "a long group of words/a longer second one/Donaudampfschifffahrtsgesellschaft/" + "x" * 90
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -49,16 +38,6 @@ class Watched:
         """Open a file and wait until its first pictures stand."""
         self.page.goto(path.as_uri(), wait_until="domcontentloaded")
         return self.page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=list(ARGUMENTS), timeout=120_000
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -17,29 +17,8 @@ from tests.unit.study.folders import explained, synthesised
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = Path("/usr/bin/chromium")
-if not CHROMIUM.exists():
-    pytest.skip("no /usr/bin/chromium: run `make browser`", allow_module_level=True)
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: the test extra has it"
-)
-
 pytestmark = pytest.mark.browser
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(1)</script>", "hat/<b>red</b>", "beard", "scarf")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=list(ARGUMENTS), timeout=120_000
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -43,7 +43,6 @@ from diffexplain.targets import (
     ClassObjective,
     DifferenceObjective,
     DirectionObjective,
-    UnitObjective,
     choose_objective,
     choose_target,
     units_of,
@@ -320,9 +319,7 @@ def _units(
         else:
             names = [f"{asked.layer}:{channel}" for channel in asked.channels]
         for name in names:
-            objective = choose_objective(model, unit=name)
-            assert isinstance(objective, UnitObjective)
-            found.append(Asked(objective, "unit", words("")))
+            found.append(Asked(choose_objective(model, unit=name), "unit", words("")))
     return found
 
 

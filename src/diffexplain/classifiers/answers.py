@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ Scores = Literal["logits", "probabilities"]
 LEAST = 1e-6  # a probability is kept this far from 0 and 1
 
 
-class Adapter:
+class Adapter(ABC):
     """What all adapters share: a name, labels, and how the source's scores are meant.
 
     Probabilities become log-odds, each clipped to [1e-6, 1 − 1e-6]; pictures whose answer was beyond are
@@ -49,8 +50,9 @@ class Adapter:
             f"as {LEAST:g} from it: their effects are cut short; let it give logits",
         )
 
+    @abstractmethod
     def _asked(self, images: torch.Tensor) -> Any:
-        raise NotImplementedError
+        """What the source answers to pictures in [0, 1]."""
 
     def _from_probabilities(self, answer: Any, images: torch.Tensor) -> torch.Tensor:
         p = torch.as_tensor(answer)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from math import isfinite
 
-from diffexplain.records import ConceptResult, Entanglement, Interval, Placebo, Result
+from diffexplain.records import (
+    Agreement,
+    ConceptResult,
+    Entanglement,
+    GateLimits,
+    Interval,
+    Placebo,
+    Result,
+)
 from diffexplain.report import wording
 from diffexplain.report.beside import Plate, Section, Table
 
@@ -18,9 +26,9 @@ def checks(result: Result) -> list[Section]:
     if result.placebo:
         found.append(_placebo(result.placebo))
     if result.gate:
-        found.append(_gate(result))
+        found.append(_gate(result.gate, result))
     if result.second and result.request.second:
-        found.append(_second(result))
+        found.append(_second(result.second, result))
     if result.entanglement and (table := _moved(result.entanglement)).rows:
         told = "Mean change of presence of concepts that an edit was to leave alone, where it is largest."
         found.append(Section("What else moved", (told,), (table,)))
@@ -77,9 +85,7 @@ def _placebo(p: Placebo) -> Section:
     return Section("Edits that ask for nothing", (told,), plates=tuple(plates))
 
 
-def _gate(result: Result) -> Section:
-    g = result.gate
-    assert g is not None
+def _gate(g: GateLimits, result: Result) -> Section:
     told = (
         f"An edit passes where the concept’s presence reaches {wording.plain(g.presence, 2)} and gains "
         f"{wording.plain(g.gain, 2)}, nothing outside its region changes by more than "
@@ -99,9 +105,7 @@ def _gate(result: Result) -> Section:
     return Section("Did the edits happen, and stay local?", (told,), (table,) if rows else ())
 
 
-def _second(result: Result) -> Section:
-    a = result.second
-    assert a is not None
+def _second(a: Agreement, result: Result) -> Section:
     told = (
         f"{result.request.second} made the edits again on the same pictures: over {a.questions} questions "
         f"its effects correlate with those of {result.request.editor} by {wording.plain(a.correlation, 2)} "
