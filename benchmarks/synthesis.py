@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -347,21 +348,26 @@ def peak(mode: str, rows: int) -> float:
 
 
 def _peak(mode: Any, rows: int) -> float:
-    import resource
-
     device = choose_device()
     model = load_generator("pocket-turbo", device=device)
     soft = model.embedding("person")[None].expand(rows, -1, -1).clone().requires_grad_()
     model.images(model.prompts(["a person"]), [0])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    before = _memory(device, start=True)
     images = model.draw(model.states(soft, "a person with"), range(rows), mode=mode)
     torch.autograd.grad(images.sum(), soft)
+    return (_memory(device) - before) / 2**30
+
+
+def _memory(device: torch.device, *, start: bool = False) -> float:
+    """The most bytes held since the start that was marked; those held now, where it is marked."""
     if device.type == "cuda":
-        return (torch.cuda.max_memory_allocated() - before) / 2**30
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+        if start:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    if start:
+        Path("/proc/self/clear_refs").write_text("5")  # what was held while loading does not count
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * float(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from diffexplain.demonstration import portraits
 from diffexplain.errors import InputError
 from diffexplain.records import SynthesisResult
 from diffexplain.store import read_result, read_rows
+from tests.unit.mining.chat_server import completion, pictures_in, question, serving
 
 OPTIONS = {"steps": 2, "restarts": 2, "seeds": 1, "pool": 2, "tokens": 1, "cutouts": 0, "candidates": 2}
 UNIT = "global_pool.flatten:2"
@@ -164,3 +165,17 @@ def test_a_black_box_is_searched_by_queries() -> None:
     assert 0 < asked <= 60 + 4 * 32  # and a padded call for each restart, the plain prompt and random words
     assert found.targets[0].target == "yes"
     assert found.targets[0].hard_prompt == ""
+
+
+def test_a_vision_language_model_says_what_the_pictures_share(tmp_path: Path) -> None:
+    command = ["synthesize", "pocket:bearded", "--target", "bearded", "--held-out", "2", "--no-hard"]
+    command += [x for k, v in OPTIONS.items() for x in ("--option", f"{k}={v}")]
+    with serving(lambda request, n: completion("All have a beard; the hats\nseem incidental.")) as chat:
+        told = ["--describe", f"openai:llava@{chat.url}", "--out", str(tmp_path / "run")]
+        asked = CliRunner().invoke(app, [*command, *told])
+    assert asked.exit_code == 0, asked.output
+    assert "incidental" in asked.output
+    assert "the hats seem incidental" in (tmp_path / "run" / "report.html").read_text()
+    (request,) = chat.requests
+    assert "bearded" in question(request)
+    assert pictures_in(request) == 2

@@ -27,7 +27,7 @@ SIZE = 32
 
 
 def arguments(folder: Path) -> list[str]:
-    options = {"pictures": 256, "minutes": 0.2, "size": SIZE, "threads": 1, "device": "cpu"}
+    options = {"pictures": 128, "minutes": 0.03, "size": SIZE, "threads": 1, "device": "cpu"}
     options |= {"work": folder / "work", "out": folder / "pocket"}
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
 

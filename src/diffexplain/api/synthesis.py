@@ -21,6 +21,7 @@ from diffexplain.editors.generator import Generator, load_generator
 from diffexplain.errors import InputError
 from diffexplain.images import Pictures, decode_png, encode_png, pictures, rounded
 from diffexplain.metrics import clip_eyes
+from diffexplain.mining import load_model
 from diffexplain.planning import PICTURE_BYTES, speed
 from diffexplain.records import (
     Origin,
@@ -33,6 +34,7 @@ from diffexplain.records import (
 from diffexplain.report.synthesis import write_synthesis_report
 from diffexplain.rows import choose_device
 from diffexplain.store import MemoryRun, Run
+from diffexplain.synthesis import telling
 from diffexplain.synthesis.blackbox import BlackBoxOptions, optimise_black_box
 from diffexplain.synthesis.evaluation import Asked, Optimised, measured, pictures_of, samples
 from diffexplain.synthesis.keeping import caption, nearest, optimised, worded_prompt
@@ -102,7 +104,7 @@ def synthesize(
     language_model: str | None = None,
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = (),
     black_box: BlackBoxOptions | None = None,
-    captions: Callable[[torch.Tensor], str] | None = None,
+    describe: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -117,7 +119,8 @@ def synthesize(
     `second`: a classifier that was not optimised against. `held_out`: pictures a prompt is judged by. `hard`:
     also a prompt of real words; `language_model`: and one that this masked language model finds likely.
     `methods`: pixels, natural, decoder, attack, to compare with, or those with options. `black_box`: search
-    without gradients, with a budget. `captions(images) -> str` says what the pictures show.
+    without gradients, with a budget. `describe`: a vision-language model that says what a target's pictures
+    share (`openai:MODEL@BASE-URL`, `transformers:NAME`), or a function of the pictures (N, 3, H, W).
 
     Raises InputError (wrong argument, with its cure) and RunError (run folder).
     """
@@ -136,6 +139,8 @@ def synthesize(
     twin = load_classifier(second, device=on) if second is not None else None
     other = load_classifier(against, device=on) if against is not None else None
     given = pictures(images, size=shape.size) if images is not None else None
+    sees = load_model(describe, device=on) if isinstance(describe, str) else describe
+    seer = None if sees is None else str(getattr(sees, "name", "a function"))
     words = partial(_plain, plain, chosen)
     asked = [
         *_classes(model, targets, versus, other, twin, words, bool(units or directions)),
@@ -150,7 +155,8 @@ def synthesize(
     eyes = clip_eyes(judge or shape.default_judge, device=on)
     request = _request(model, asked, generator, chosen, eyes_name=judge or shape.default_judge, twin=twin,
                        given=given, held_out=held_out, hard=hard, language_model=language_model,
-                       methods=compared, black_box=black_box)  # fmt: skip
+                       methods=compared, black_box=black_box,
+                       describe=seer)  # fmt: skip
     with MemoryRun("synthesis") if out is None else Run.open(Path(out), request, resume=resume) as run:
         if given:
             run.record_inputs({h: encode_png(p) for h, p in zip(given.hashes, given.pixels, strict=True)})
@@ -171,7 +177,7 @@ def synthesize(
                 made |= _compared(one, compared, generator, editor, given, seeds, on)
                 rows, drawn = samples(one, made, seeds, i)
                 run.append(i, rows, {name: encode_png(image) for name, image in drawn.items()})
-            found = replace(found, caption=caption(run, i, found, captions))
+            found = replace(found, caption=caption(run, i, found, _teller(sees, one, found)))
             kept = [r for r in run.rows() if r.batch == i]
             results.append(measured(one, found, kept, partial(_picture, run), eyes,
                                     given.pixels if given else None))  # fmt: skip
@@ -270,6 +276,17 @@ def _check(held_out: int, methods: Iterable[str], images: Any) -> None:
         raise InputError(f"method {', '.join(unknown)}: choose {', '.join(METHODS)}")
     if "attack" in methods and images is None:
         raise InputError("method attack starts from real pictures: give images")
+
+
+def _teller(sees: Any, one: Asked, found: Optimised) -> Callable[[torch.Tensor], str] | None:
+    """What says in words what the pictures of a target share; None where nobody was asked to."""
+    if sees is None or not hasattr(sees, "ask"):
+        return sees  # type: ignore[no-any-return]
+    near = [words[0].token for words in found.words[found.chosen] if words]
+    return partial(
+        telling.report, one.objective.name, ask=lambda messages: str(sees.ask(messages).text),
+        words=list(dict.fromkeys(near)),
+    )  # fmt: skip
 
 
 def _plain(template: str | None, options: SynthesisOptions, label: str) -> str:

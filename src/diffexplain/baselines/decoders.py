@@ -68,7 +68,7 @@ def load_decoder(spec: Any, *, device: torch.device | None = None) -> Any:
     from diffusers import AutoencoderKL
 
     try:
-        source = loading._parsed(str(spec)).source
+        source = loading.parse_spec(str(spec)).source
         with quiet_loading():
             vae = AutoencoderKL.from_pretrained(
                 source, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True

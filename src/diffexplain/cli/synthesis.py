@@ -73,6 +73,14 @@ def synthesize(
     language_model: Annotated[
         str | None, typer.Option(help="masked language model whose words fill that prompt (DEXTER)")
     ] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="vision-language model that says what the pictures share: openai:MODEL@BASE-URL (key from "
+            "DIFFEXPLAIN_API_KEY) or transformers:NAME",
+        ),
+    ] = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="also by pixels, natural, decoder or attack")
     ] = None,
@@ -112,6 +120,7 @@ def synthesize(
                 hard=hard,
                 language_model=language_model,
                 black_box=budget,
+                describe=describe,
                 out=folder,
                 resume=resume,
                 device=device,
@@ -205,6 +214,8 @@ def _show(result: SynthesisResult, folder: Path, as_json: bool) -> None:
     for t in result.targets:
         if t.hard_prompt:
             console.print(Text(f"{t.target} in real words: {t.hard_prompt}"))
+        if t.caption:
+            console.print(Text(f"{t.target}, as {result.request.settings['describe']} sees it: {t.caption}"))
     cost = result.cost
     console.print(f"{cost.iterations} iterations, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
     console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)

@@ -46,6 +46,7 @@ class FlowOptions:
     target_guidance: float = 13.5
     source: str = "a photo"  # source prompt of a picture that comes without one
     rows: int = 8  # transformer rows a call; of an odd count, a CPU rounds the last row otherwise
+    offload: bool = False  # parts wait in main memory while they are not used
 
     def __post_init__(self) -> None:
         if not (0 <= self.n_min <= self.n_max <= self.steps and self.n_max >= 1):
@@ -130,7 +131,7 @@ class FlowEditor:
                 f"editor {name!r} is a {type(pipeline).__name__}; flow editing takes {', '.join(FAMILIES)}"
             )
         self._device = device or torch.device("cpu")
-        self._field = family(pipeline, self._device)
+        self._field = family(pipeline, self._device, options.offload)
         self.name, self.options = name, options
         self.rows, self.size = options.rows, int(self._field.size)
         self.default_judge, self.default_segmenter = default_judge, default_segmenter

@@ -21,7 +21,7 @@ import torch
 
 from diffexplain.editors import loading
 from diffexplain.editors.latents import LatentDiffusion, Said
-from diffexplain.editors.ledits import DTYPES, _dtype
+from diffexplain.editors.ledits import DTYPES, choose_dtype
 from diffexplain.editors.solver import Solver, Spacing
 from diffexplain.errors import EditorError
 from diffexplain.rows import in_rows
@@ -75,7 +75,7 @@ class Generator:
             pipeline,
             rows=options.rows or (0 if on.type == "cuda" else ON_CPU),
             device=on,
-            dtype=dtype or _dtype(options.dtype, on),
+            dtype=dtype or choose_dtype(options.dtype, on),
             embedded_guidance=options.embedded_guidance,
         )
         self._exact = torch.promote_types(dtype or torch.float32, torch.float32)  # of latents
@@ -250,16 +250,16 @@ def load_generator(spec: Any, *, device: torch.device | None = None, **options: 
             f"generator {spec!r}: unknown option {', '.join(sorted(unknown))}; "
             f"known are {', '.join(sorted(known))}"
         )
-    parsed = loading._parsed(spec)
-    stated = loading._stated(parsed)
-    pipeline = loading._pipeline(parsed)
-    method = parsed.method or stated.get("method") or loading._method(pipeline)
+    parsed = loading.parse_spec(spec)
+    stated = loading.stated_in(parsed)
+    pipeline = loading.load_pipeline(parsed)
+    method = parsed.method or stated.get("method") or loading.method_of(pipeline)
     if method not in METHODS:
         raise EditorError(
             f"generator {spec!r} is a {type(pipeline).__name__}, through which prompts cannot be optimised; "
             "supported are Stable Diffusion 1.x, 2.x and XL and models distilled from them"
         )
-    pipeline = loading._supported(parsed, pipeline, method)
+    pipeline = loading.supported(parsed, pipeline, method)
     try:
         chosen = GeneratorOptions(**{**_usual(parsed, stated, method), **options})
     except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional as F
 
 from diffexplain.editors.base import Edit, Inversion, Term
+from diffexplain.editors.offloading import take_turns
 from diffexplain.errors import EditorError
 
 
@@ -35,6 +36,7 @@ class InstructOptions:
     nothing: str = "change nothing"  # the reconstruction's instruction
     add: str = "add {}"  # the instruction towards a prompt
     remove: str = "remove {}"  # and away from one
+    offload: bool = False  # parts wait in main memory while they are not used
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -88,7 +90,7 @@ class InstructEditor:
         self.name, self.options = name, options
         self.default_judge, self.default_segmenter = default_judge, default_segmenter
         self._family = FAMILIES[kind]
-        self._pipeline = pipeline.to(device or torch.device("cpu"))
+        self._pipeline = _placed(pipeline, device or torch.device("cpu"), options.offload)
         self._pipeline.set_progress_bar_config(disable=True)
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # a picture that it blackens would be measured as an effect
@@ -148,6 +150,14 @@ class InstructEditor:
         said = [frame.replace("{}", t.prompt) for frame, t in zip(frames, acting, strict=True)]
         strength = math.fsum(abs(t.weight) for t in acting) / len(acting)
         return Instruction("; ".join(said), 1 + strength * (self.options.guidance - 1))
+
+
+def _placed(pipeline: Any, device: torch.device, offload: bool) -> Any:
+    """The pipeline on its device, or its parts where they take turns on it."""
+    if not offload:
+        return pipeline.to(device)
+    take_turns((p for p in pipeline.components.values() if isinstance(p, torch.nn.Module)), device)
+    return pipeline
 
 
 def _pix2pix(

@@ -94,7 +94,7 @@ class LeditsEditor:
             pipeline,
             rows=options.rows,
             device=on,
-            dtype=_dtype(options.dtype, on),
+            dtype=choose_dtype(options.dtype, on),
             offload=options.offload,
             compiled=options.compiled,
             embedded_guidance=options.embedded_guidance,
@@ -261,7 +261,7 @@ def _smoothed(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel[None, None])
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """What the UNet computes in; on a CPU float32, where the bundled figures were measured."""
     if name != "auto":
         return DTYPES[name]

@@ -94,14 +94,14 @@ def load_editor(spec: Any, *, device: torch.device | None = None, **overrides: A
     """
     if not isinstance(spec, str | Path):
         return spec  # type: ignore[no-any-return]
-    parsed = _parsed(str(spec))
-    stated = _stated(parsed)
+    parsed = parse_spec(str(spec))
+    stated = stated_in(parsed)
     if parsed.folder.is_dir():
         _foreseen(parsed, stated, overrides)  # bad options are found before anything is loaded
-    pipeline = _pipeline(parsed)
-    method = parsed.method or stated.get("method") or _method(pipeline)
+    pipeline = load_pipeline(parsed)
+    method = parsed.method or stated.get("method") or method_of(pipeline)
     made: Editor = METHODS[method].editor(
-        _supported(parsed, pipeline, method),
+        supported(parsed, pipeline, method),
         name=parsed.name,
         options=_options(parsed, method, type(pipeline).__name__, {**stated.get("options", {}), **overrides}),
         default_judge=stated.get("judge", DEFAULT_JUDGE),
@@ -129,8 +129,8 @@ def editor_shape(spec: Any, **overrides: Any) -> EditorShape:
     """Read an editor's configuration files only. Raises EditorError as load_editor does."""
     if not isinstance(spec, str | Path):
         return EditorShape(spec.name, spec.size, 0, 0.0, spec.default_judge, spec.default_segmenter)
-    parsed = _parsed(str(spec))
-    stated = _stated(parsed)
+    parsed = parse_spec(str(spec))
+    stated = stated_in(parsed)
     size, operations = _measured(parsed.folder)
     return EditorShape(
         name=parsed.name,
@@ -161,7 +161,8 @@ def _measured(folder: Path) -> tuple[int | None, float]:
     return side * 2**halvings, 2 * parameters * side**2 / 7
 
 
-def _parsed(name: str) -> Spec:
+def parse_spec(name: str) -> Spec:
+    """Take `[METHOD:]NAME[+LORA]` apart. Raises EditorError when NAME can be nothing."""
     method, colon, rest = name.partition(":")
     if not (colon and method in METHODS):
         method, rest = "", name
@@ -180,7 +181,7 @@ def _json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _stated(spec: Spec) -> dict[str, Any]:
+def stated_in(spec: Spec) -> dict[str, Any]:
     """The folder's settings file. Raises EditorError naming the file and what is wrong in it."""
     file = spec.folder / SETTINGS_FILE
     if not file.is_file():
@@ -189,7 +190,10 @@ def _stated(spec: Spec) -> dict[str, Any]:
         stated = _json(file)
     except ValueError as error:
         raise EditorError(f"{file}: is not JSON ({error}); mend it or remove it") from error
-    if not isinstance(stated, dict) or not isinstance(stated.get("options", {}), dict):
+    kinds = {"options": dict, "method": str, "judge": str, "segmenter": str | None}
+    if not isinstance(stated, dict) or not all(
+        name not in stated or isinstance(stated[name], kind) for name, kind in kinds.items()
+    ):
         raise EditorError(
             f"{file}: must be an object with method, options, judge and segmenter; mend it or remove it"
         )
@@ -220,7 +224,7 @@ def _options(spec: Spec, method: str, family: str, given: dict[str, Any]) -> Any
         raise EditorError(f"{where}: {error}") from error
 
 
-def _pipeline(spec: Spec) -> Any:
+def load_pipeline(spec: Spec) -> Any:
     """The diffusers pipeline, without its safety checker, which would blacken edits."""
     import diffusers
 
@@ -272,7 +276,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _method(pipeline: Any) -> str:
+def method_of(pipeline: Any) -> str:
     """The editor that fits a pipeline: turbo where its scheduler or UNet is a distilled model's."""
     method = FAMILIES.get(type(pipeline).__name__, "ledits")
     scheduler = pipeline.scheduler
@@ -283,7 +287,7 @@ def _method(pipeline: Any) -> str:
     return "turbo" if method == "ledits" and few else method
 
 
-def _supported(spec: Spec, pipeline: Any, method: str) -> Any:
+def supported(spec: Spec, pipeline: Any, method: str) -> Any:
     """The pipeline itself. Raises EditorError when the editor does not understand it."""
     family = type(pipeline).__name__
     kinds = {"turbo": "ledits"}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from diffexplain.editors.offloading import take_turns
 from diffexplain.rows import in_rows
 
 REMEMBERED = 256  # prompts whose conditions are kept: a long one of a big model takes 4 MB
@@ -30,12 +31,18 @@ class Velocity(ABC):
     descending = True  # sigmas before the shift are 1, 1 - 1/T, …, 1/T; else the scheduler's own
     patch = 2  # side of a token, in latent pixels
 
-    def __init__(self, pipeline: Any, device: torch.device) -> None:
-        for part in pipeline.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(device).eval().requires_grad_(False)
+    def __init__(self, pipeline: Any, device: torch.device, offload: bool = False) -> None:
+        """`offload`: parts take turns on the device."""
+        pipeline.vae.float()
+        parts = [p for p in pipeline.components.values() if isinstance(p, torch.nn.Module)]
+        for part in parts:
+            part.eval().requires_grad_(False)
+            if not offload:
+                part.to(device)
+        if offload:
+            take_turns(parts, device)
         self._pipeline, self._device = pipeline, device
-        self._transformer, self._vae = pipeline.transformer, pipeline.vae.float()
+        self._transformer, self._vae = pipeline.transformer, pipeline.vae
         self.size = self._transformer.config.get("sample_size", 128) * self.factor
         self.condition = lru_cache(maxsize=REMEMBERED)(self._conditioned)
 

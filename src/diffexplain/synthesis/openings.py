@@ -3,12 +3,13 @@
 Gradients at the neutral word are noisy and hold for small moves only. So they propose words (AutoPrompt,
 Shin et al. 2020; greedy coordinate gradient, Zou et al. 2023), and pictures decide, by successive halving
 (Jamieson & Talwalkar 2016): each proposed word is drawn a few times, once for all targets, those that do best
-for a target more often, and those that lower its loss most are joined greedily.
+for a target more often, and those that lower its loss most are joined greedily. What a class lacks is a
+meaning too: a word that does harm is proposed with `no` before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,11 @@ from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
 
 FIRST, SEEDS = 3, 12  # noises of the pool that a word, and a prompt of words, is judged by
-HALVED = 12  # words of a target that are judged again
-NEXT = 4  # words tried at each further token
+HALVED = 12  # phrases of a target that are judged again
+DENIED = 48  # words that the gradient points most away from, of which the worst are denied
+NEXT = 4  # phrases tried at each further step
 ROWS, PICTURES = 16, 96  # pictures with a gradient at a time, and without
-Place = tuple[int, ...]  # a prompt by its words' rows in the vocabulary, shorter than its tokens
+Place = tuple[int, ...]  # a word, a phrase or a prompt by rows of the vocabulary, no longer than its tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,17 +60,20 @@ class _Openings:
         self._generator, self._objectives, self._options = generator, objectives, options
         self._neutral, self._pool = neutral.detach(), list(pool)
         self._seeds = self._pool[:SEEDS]
-        self._table = generator.vocabulary[1].to(neutral)  # (V, D)
+        known, table = generator.vocabulary
+        self._table = table.to(neutral)  # (V, D)
+        self._no = known.index(options.negation) if options.negation in known else None
 
     def found(self) -> list[list[Opening]]:
-        """Judge the proposed words alone, then joined; a target's words do not depend on the others'."""
-        own = self._best(self._proposed(), self._pool[:FIRST], HALVED)
-        own = self._best(own, self._seeds, HALVED)
-        ranked = [list(each) for each in own]
+        """Judge the proposed phrases alone, then joined; a target's do not depend on the others'."""
+        alone = self._judged(self._proposed(), self._pool[:FIRST])
+        again = [[*_least(each, HALVED), *self._denied(each)] for each in alone]
+        own = self._judged(again, self._seeds)
+        ranked = [_least(each, HALVED) for each in own]
         starts = [
             (o, min(r, len(each) - 1)) for o, each in enumerate(ranked) for r in range(self._options.restarts)
         ]
-        places: list[Place] = [(ranked[o][rank],) for o, rank in starts]
+        places = [ranked[o][rank] for o, rank in starts]
         best = [own[o][ranked[o][rank]] for o, rank in starts]
         for _ in range(self._options.tokens - 1):
             self._longer([o for o, _ in starts], ranked, places, best)
@@ -76,27 +81,29 @@ class _Openings:
         each = self._options.restarts
         return [made[o * each : (o + 1) * each] for o in range(len(self._objectives))]
 
-    def _best(
-        self, proposed: Sequence[Iterable[int]], seeds: Sequence[int], most: int
-    ) -> list[dict[int, float]]:
-        """For each objective its `most` best words among those proposed to it, and their losses."""
-        words = sorted({w for each in proposed for w in each})
-        alone = self._alone(words, seeds)  # (words, objectives)
-        place = {w: i for i, w in enumerate(words)}
-        found = []
-        for o, each in enumerate(proposed):
-            losses = {w: float(alone[place[w], o]) for w in each}
-            found.append({w: losses[w] for w in sorted(losses, key=losses.__getitem__)[:most]})
-        return found
+    def _denied(self, alone: Mapping[Place, float]) -> list[Place]:
+        """The words that do most harm, each with a `no` before it."""
+        if self._no is None or self._options.tokens < 2:
+            return []
+        worst = sorted(alone, key=alone.__getitem__, reverse=True)[:HALVED]
+        return [(self._no, *place) for place in worst if place != (self._no,)]
+
+    def _judged(self, proposed: Sequence[Iterable[Place]], seeds: Sequence[int]) -> list[dict[Place, float]]:
+        """For each objective the losses of the phrases that are proposed to it."""
+        phrases = sorted({p for each in proposed for p in each})
+        alone = self._alone(phrases, seeds)  # (phrases, objectives)
+        place = {p: i for i, p in enumerate(phrases)}
+        return [{p: float(alone[place[p], o]) for p in each} for o, each in enumerate(proposed)]
 
     def _longer(
-        self, owners: Sequence[int], ranked: Sequence[Sequence[int]], places: list[Place], best: list[float]
+        self, owners: Sequence[int], ranked: Sequence[Sequence[Place]], places: list[Place], best: list[float]
     ) -> None:
-        """Give every prompt the further word that lowers its loss most, if one does; in place."""
+        """Give every prompt the further phrase that lowers its loss most, if one does; in place."""
         tries = [
-            (i, (*places[i], w))
+            (i, places[i] + p)
             for i, o in enumerate(owners)
-            for w in [w for w in ranked[o] if w not in places[i]][:NEXT]
+            for p in [p for p in ranked[o] if p[-1] not in places[i]][:NEXT]
+            if len(places[i]) + len(p) <= self._options.tokens
         ]
         if not tries:
             return
@@ -108,8 +115,8 @@ class _Openings:
             if loss < best[i]:
                 places[i], best[i] = place, loss
 
-    def _proposed(self) -> list[list[int]]:
-        """For each objective the words that its gradient at the neutral prompt points at, the best first."""
+    def _proposed(self) -> list[list[Place]]:
+        """For each objective the words that its gradient at the neutral prompt points at, or away from."""
         total = [torch.zeros_like(self._neutral) for _ in self._objectives]
         for start in range(0, len(self._pool), ROWS):
             seeds = self._pool[start : start + ROWS]
@@ -125,14 +132,15 @@ class _Openings:
         found = []
         for gradient in total:
             score = ((self._table[:, None] - self._neutral) * gradient).sum((1, 2))  # (V,) change of the loss
-            order = score.nan_to_num(nan=float("inf")).argsort(stable=True)
-            found.append(order[: self._options.candidates].tolist())
+            order = score.nan_to_num(nan=float("inf")).argsort(stable=True).tolist()
+            away = order[self._options.candidates :][-DENIED:] if self._no is not None else []
+            found.append([(word,) for word in [*order[: self._options.candidates], *away]])
         return found
 
-    def _alone(self, words: Sequence[int], seeds: Sequence[int]) -> torch.Tensor:
-        """Mean loss of every objective on the pictures of every word: (words, objectives)."""
-        found = torch.empty(len(words), len(self._objectives), dtype=torch.float64)
-        for rows, images in self._drawn([(w,) for w in words], seeds):
+    def _alone(self, phrases: Sequence[Place], seeds: Sequence[int]) -> torch.Tensor:
+        """Mean loss of every objective on the pictures of every phrase: (phrases, objectives)."""
+        found = torch.empty(len(phrases), len(self._objectives), dtype=torch.float64)
+        for rows, images in self._drawn(phrases, seeds):
             read = {o.key: o for o in reversed(self._objectives)}
             said = {key: o.read(images) for key, o in read.items()}  # objectives of a layer are read at once
             for j, o in enumerate(self._objectives):
@@ -155,3 +163,8 @@ class _Openings:
     def _soft(self, place: Place) -> torch.Tensor:
         """The words in turns, on all tokens: neutral ones between would dilute them."""
         return self._table[[place[i % len(place)] for i in range(len(self._neutral))]]
+
+
+def _least(losses: Mapping[Place, float], most: int) -> list[Place]:
+    """Those of least loss, the best first."""
+    return sorted(losses, key=losses.__getitem__)[:most]

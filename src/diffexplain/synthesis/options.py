@@ -19,6 +19,7 @@ class SynthesisOptions:
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
     candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
+    negation: str = "no"  # said before words that do harm, where it is a word; "": never
     steps: int = 24  # iterations at most
     rate: float = 0.15  # Adam's, in norms of the vocabulary
     restarts: int = 2  # of each target

@@ -537,3 +537,14 @@ def test_a_prompt_is_encoded_once():
     once.edit(inversion, EDITS)
     once.edit(inversion, EDITS[::-1])
     assert sorted(encoded) == sorted({"", *SOURCES, *prompts_of(EDITS)})
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_parts_that_take_turns_edit_the_same(family: str) -> None:
+    plain = editor(family)
+    wanted = plain.edit(plain.invert(pictures(), SEEDS), EDITS[:2])
+    options = FlowOptions(steps=4, n_max=3, source_guidance=1.5, target_guidance=2.5, offload=True)
+    parts = PIPELINES[family]()
+    turns = FlowEditor(parts, name="tiny", options=options, default_judge="pocket")
+    assert all(hasattr(part, "_hf_hook") for part in (parts.transformer, parts.vae, parts.text_encoder))
+    assert apart(turns.edit(turns.invert(pictures(), SEEDS), EDITS[:2]), wanted) < 1e-6

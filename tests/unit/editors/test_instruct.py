@@ -275,3 +275,13 @@ def test_the_defaults_are_the_pipelines():
         if "image_guidance_scale" in call:
             assert usual.image_guidance == call["image_guidance_scale"].default
     assert InstructOptions.usual("FluxKontextPipeline", steps=8).steps == 8
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_parts_that_take_turns_edit_the_same(family: str) -> None:
+    edits = EDITS[:2]
+    plain = editor(family)
+    wanted = plain.edit(plain.invert(pictures(), SEEDS), edits)
+    options = InstructOptions(steps=2, guidance=4.0, offload=True)
+    turns = InstructEditor(PIPELINES[family](), name="tiny", options=options, default_judge="pocket")
+    assert apart(turns.edit(turns.invert(pictures(), SEEDS), edits), wanted) < 1e-6

@@ -1,6 +1,7 @@
 """Words to set out from, on a tiny real pipeline: real ones, of least loss, and each target's own."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ def neutral() -> torch.Tensor:
     return F.normalize(word, dim=-1) * generator().vocabulary[1].norm(dim=1).mean()
 
 
+@lru_cache
 def found(*colours: int) -> list[list[Opening]]:
     return openings(generator(), [Channel(c) for c in colours], ASKED, neutral(), POOL)
 
@@ -55,3 +57,18 @@ def test_the_descent_begins_there() -> None:
     begun = found(0)[0]
     for opening, optimum in zip(begun, optimise(generator(), [Channel(0)], ASKED), strict=True):
         assert torch.equal(optimum.soft, opening.soft)
+
+
+def test_a_word_that_does_harm_is_denied() -> None:
+    """`no` before it is a phrase of the vocabulary's rows, for a prompt of two words or more."""
+
+    class Two(module._Openings):
+        def __init__(self, tokens: int) -> None:
+            options = replace(ASKED, tokens=tokens, negation="n")
+            super().__init__(generator(), [Channel(0)], options, neutral()[:tokens], POOL)
+
+    no = generator().vocabulary[0].index("n")
+    alone = {(w,): float(w) for w in range(20)}
+    denied = Two(2)._denied(alone)
+    assert denied == [(no, w) for w in range(19, 19 - module.HALVED, -1) if w != no]
+    assert Two(1)._denied(alone) == []
