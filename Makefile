@@ -10,7 +10,7 @@ STAMP := $(VENV)/.diffexplain-installed
 PIP := pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint world wheel-test browser help
+.PHONY: demo test lint docs world wheel-test browser help
 
 # The stamp names the checkout that is installed; another checkout's makes ours stale.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -26,14 +26,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## explain pocket:hired on 16 avatars, beside the truth; report in runs/demo
 	$(BIN)/diffexplain demo $(ARGS)
 
+# Big tensors are kept for the next ones, which saves a fifth of the time.
 test: $(STAMP)  ## all tests, one thread a worker
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, the floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## the documentation site, in build/site; a link to nowhere ends it
+	$(BIN)/python docs/website.py
 
 world: $(STAMP)  ## train the pocket models again (hours)
 	$(BIN)/python -m training.make_world $(ARGS)

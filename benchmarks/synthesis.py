@@ -9,6 +9,7 @@ not held out for final figures, and on other seeds.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -94,16 +95,21 @@ def measure(quick: bool) -> Mapping[str, Any]:
             list(zip(objectives.items(), optima, strict=True)), description="held-out pictures"
         )
     ]
-    return {
-        **classes(found),
-        "seconds_per_class": seconds,
-        **units(generator, options, quick),
-        **words(generator, found, options, quick),
-        **shortcuts(found, quick),
-        **speed(generator, options, quick),
-        "peak_gb": {mode: peak(mode, 2 if quick else 16) for mode in MODES},
-        "options": {"text": options.text, "word": options.word, "plain": "a picture of a {class}"},
+    figures = said({**classes(found), "seconds_per_class": seconds})
+    figures |= said(shortcuts(found, quick))
+    figures |= said(units(generator, options, quick))
+    figures |= said(words(generator, found, options, quick))
+    figures |= said(speed(generator, options, quick))
+    figures |= said({"peak_gb": {mode: peak(mode, 2 if quick else 16) for mode in MODES}})
+    return figures | {
+        "options": {"text": options.text, "word": options.word, "plain": "a picture of a {class}"}
     }
+
+
+def said(figures: dict[str, Any]) -> dict[str, Any]:
+    """A part's figures, told as soon as they are there: all parts take most of an hour."""
+    print(json.dumps(figures), file=sys.stderr, flush=True)
+    return figures
 
 
 def best(generator: Generator, objectives: Sequence[Objective], options: SynthesisOptions) -> list[Optimum]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from diffexplain.captions import Caption, read_captions
 from diffexplain.corpus import Concept, Corpus
 from diffexplain.editors import Edit, Editor, Inversion, Term
-from diffexplain.images import Pictures, hashes, rounded
+from diffexplain.images import Pictures, hashes, rounded, to_8bit
 from diffexplain.judges import Judge, Segmenter
 from diffexplain.records import Ask, Direction, Drift, Effect
 from diffexplain.targets import Target
@@ -149,26 +149,87 @@ def invert(tools: Tools, pictures: Pictures, seeds: int) -> Inverted:
 
 def prepare(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | None = None) -> Subject:
     """Invert, reconstruct, score and read every picture once."""
+    return joined([measured(tools, pictures, seeds, inverted)], tools.corpus, pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Some pictures of a subject as they travel between machines: without the corpus, in 8 bits."""
+
+    images: tuple[str, ...]
+    seeds: int
+    clauses: tuple[Mapping[str, str], ...]  # (rows,) of the captions
+    inversion: Inversion
+    reconstructions: torch.Tensor  # (rows, 3, H, W), uint8
+    hashes: tuple[str, ...]
+    scores: np.ndarray  # (rows,)
+    moved: np.ndarray  # (rows,) what reconstruction alone does to the score
+    presence: np.ndarray  # (concepts in sorted order, rows)
+
+    def of(self, image: int) -> Share:
+        """One of the pictures; a copy, since a view would travel with all that it is a view of."""
+        rows = slice(image * self.seeds, (image + 1) * self.seeds)
+        return Share(
+            images=(self.images[image],),
+            seeds=self.seeds,
+            clauses=self.clauses[rows],
+            inversion=self.inversion.select(range(rows.start, rows.stop)),
+            reconstructions=self.reconstructions[rows].clone(),
+            hashes=self.hashes[rows],
+            scores=self.scores[rows].copy(),
+            moved=self.moved[rows].copy(),
+            presence=self.presence[:, rows].copy(),
+        )
+
+    def on(self, device: torch.device | str) -> Share:
+        """The same with the inversion on a device."""
+        i = self.inversion
+        moved = Inversion({n: t.to(device) for n, t in i.tensors.items()}, i.prompts, i.seeds, i.size)
+        return replace(self, inversion=moved)
+
+
+def measured(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | None = None) -> Share:
+    """Some pictures inverted, reconstructed, scored and read."""
     inverted = inverted or invert(tools, pictures, seeds)
     reconstructions = inverted.reconstructions
     originals = pictures.pixels.repeat_interleave(seeds, dim=0)
     scores = tools.target.score(reconstructions).numpy()
     moved = scores - tools.target.score(rounded(originals)).numpy()
-    drift = Drift(
-        pixels=float((reconstructions - originals).abs().mean()),
-        score=float(np.abs(moved).mean()),
-        score_signed=float(moved.mean()),
-    )
-    return Subject(
+    seen = presence(tools.judge, tools.corpus, reconstructions)
+    return Share(
         images=pictures.hashes,
         seeds=seeds,
-        captions=inverted.captions,
+        clauses=tuple(c.clauses for c in inverted.captions),
         inversion=inverted.inversion,
-        reconstructions=reconstructions,
+        reconstructions=to_8bit(reconstructions),
         hashes=hashes(reconstructions),
         scores=scores,
-        presence=presence(tools.judge, tools.corpus, reconstructions),
-        drift=drift,
+        moved=moved,
+        presence=np.stack([seen[path] for path in sorted(seen)]),
+    )
+
+
+def joined(shares: Sequence[Share], corpus: Corpus, pictures: Pictures | None = None) -> Subject:
+    """The subject that these pictures are together; its drift is known where they are given."""
+    reconstructions = rounded(torch.cat([s.reconstructions for s in shares]))
+    seeds, moved = shares[0].seeds, np.concatenate([s.moved for s in shares])
+    originals = pictures.pixels.repeat_interleave(seeds, dim=0) if pictures else reconstructions
+    paths = sorted([*corpus, *corpus.outside])
+    seen = np.concatenate([s.presence for s in shares], axis=1)
+    return Subject(
+        images=tuple(image for s in shares for image in s.images),
+        seeds=seeds,
+        captions=tuple(Caption(corpus, clauses) for s in shares for clauses in s.clauses),
+        inversion=Inversion.joined([s.inversion for s in shares]),
+        reconstructions=reconstructions,
+        hashes=tuple(name for s in shares for name in s.hashes),
+        scores=np.concatenate([s.scores for s in shares]),
+        presence=dict(zip(paths, seen, strict=True)),
+        drift=Drift(
+            pixels=float((reconstructions - originals).abs().mean()),
+            score=float(np.abs(moved).mean()),
+            score_signed=float(moved.mean()),
+        ),
     )
 
 

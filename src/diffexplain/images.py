@@ -42,6 +42,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
+    def some(self, which: Sequence[int]) -> Pictures:
+        """Those at these places, with nothing said of them."""
+        names, hashes = ([x[i] for i in which] for x in (self.names, self.hashes))
+        return Pictures(self.pixels[list(which)], tuple(names), tuple(hashes), (), ())
+
 
 def pictures(source: object, *, size: int | None = None) -> Pictures:
     """Pictures from anything: a path or paths (load_images), Pictures, or what as_images takes.

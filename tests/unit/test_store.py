@@ -34,7 +34,12 @@ from diffexplain.records import (
 from diffexplain.store import MemoryRun, Run, read_picture, read_request, read_result, read_rows
 
 NAN = math.nan
-PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def png(text: bytes = b"") -> bytes:
+    """What looks like a PNG to its last bytes."""
+    return b"\x89PNG\r\n\x1a\n" + text + b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
 
 REQUEST = Request(
     classifier="pocket:hired",
@@ -112,7 +117,7 @@ def result(request: Request = REQUEST) -> Result:
 
 
 def pictures(rows: list[Effect]) -> dict[str, bytes]:
-    return {"base": PNG} | {row.edited: PNG + row.edited.encode() for row in rows}
+    return {"base": png()} | {row.edited: png(row.edited.encode()) for row in rows}
 
 
 def same(a: object, b: object) -> bool:
@@ -133,7 +138,7 @@ def in_process(code: str, *arguments: object) -> subprocess.Popen[str]:
 def test_a_run_keeps_rows_pictures_and_decisions_across_a_resume(tmp_path):
     rows = [effect(0, n) for n in range(3)]
     with Run.open(tmp_path / "new" / "run", REQUEST) as run:
-        run.record_inputs({"a1": PNG + b"input"})
+        run.record_inputs({"a1": png(b"input")})
         run.append(0, rows, pictures(rows))
         run.append(7, [], {})
         run.note_round("level 2", {"kept": ("b", "a"), "bound": NAN})
@@ -146,12 +151,12 @@ def test_a_run_keeps_rows_pictures_and_decisions_across_a_resume(tmp_path):
             ("level 2", {"kept": ["b", "a"], "bound": None}),
             ("level 1", {"kept": []}),
         ]
-        assert run.picture("a1") == PNG + b"input"
+        assert run.picture("a1") == png(b"input")
         assert run.picture_path("p1x0") == run.path / "images" / "p1x0.png"
-        assert run.picture_path("p1x0").read_bytes() == PNG + b"p1x0"
+        assert run.picture_path("p1x0").read_bytes() == png(b"p1x0")
         assert run.has_picture("base")
         assert not run.has_picture("p9x9")
-    assert read_picture(tmp_path / "new" / "run", "base") == PNG
+    assert read_picture(tmp_path / "new" / "run", "base") == png()
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -162,12 +167,12 @@ def run(request, tmp_path):
 
 def test_both_kinds_of_run_behave_alike(run):
     assert (run.rows(), run.batches(), run.rounds()) == ([], set(), {})
-    run.record_inputs({"a1": PNG})
+    run.record_inputs({"a1": png()})
     run.append(3, [effect(3)], pictures([effect(3)]))
     assert same(run.rows(), [effect(3)])
     assert run.batches() == {3}
     assert run.has_picture("a1")
-    assert run.picture("p3x0") == PNG + b"p3x0"
+    assert run.picture("p3x0") == png(b"p3x0")
     assert not run.has_picture("nowhere")
     with pytest.raises(RunError, match="nowhere"):
         run.picture("nowhere")
@@ -218,10 +223,10 @@ def test_numbers_read_the_same_before_and_after_a_resume(tmp_path):
 def test_a_folder_run_refuses_rows_without_their_pictures(tmp_path):
     with Run.open(tmp_path, REQUEST) as run:
         with pytest.raises(ValueError, match="p0x0"):
-            run.append(0, [effect()], {"base": PNG})
+            run.append(0, [effect()], {"base": png()})
         assert run.batches() == set()
-        run.record_inputs({"base": PNG})
-        run.append(0, [effect()], {"p0x0": PNG})
+        run.record_inputs({"base": png()})
+        run.append(0, [effect()], {"p0x0": png()})
         run.append(1, [replace(effect(1), reconstruction="", edited="")], {})
         assert len(run.rows()) == 2
 
@@ -231,6 +236,33 @@ def test_a_picture_that_is_there_is_not_written_again(tmp_path):
         run.record_inputs({"a1": b"first"})
         run.record_inputs({"a1": b"second"})
         assert run.picture("a1") == b"first"
+
+
+@pytest.mark.parametrize("left", [0, 9, -1])
+def test_a_picture_that_a_power_cut_left_short_is_made_again_with_its_batch(tmp_path, left):
+    with Run.open(tmp_path, REQUEST) as run:
+        for batch in range(3):
+            run.append(batch, [effect(batch)], pictures([effect(batch)]))
+    file = tmp_path / "images" / "p1x0.png"
+    file.write_bytes(file.read_bytes()[:left])
+    with Run.open(tmp_path, REQUEST, resume=True) as run:
+        assert run.batches() == {0, 2}
+        assert same(run.rows(), [effect(0), effect(2)])
+        assert not run.has_picture("p1x0")
+        run.append(1, [effect(1)], pictures([effect(1)]))
+    with Run.open(tmp_path, REQUEST, resume=True) as run:
+        assert run.batches() == {0, 1, 2}
+        assert run.picture("p1x0") == png(b"p1x0")
+
+
+@pytest.mark.parametrize("kind", ["of tomorrow", 5, None, ["explanation"]])
+def test_a_kind_of_run_that_is_not_known_is_one_line(tmp_path, kind):
+    Run.open(tmp_path, REQUEST).close()
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": kind}))
+    for read in (read_rows, read_request, read_result, lambda folder: Run.open(folder, REQUEST, resume=True)):
+        with pytest.raises(RunError, match="a run of kind"):
+            read(tmp_path)
 
 
 def test_a_hash_cannot_lead_out_of_the_folder(tmp_path):
@@ -527,8 +559,8 @@ def check(folder: Path) -> int:
         assert batches == set(range(len(batches)))
         assert same(run.rows(), [effect(b, n) for b in sorted(batches) for n in range(20)])
         for row in run.rows():
-            assert run.picture(row.edited) == PNG + row.edited.encode()
-            assert run.picture(row.reconstruction) == PNG
+            assert run.picture(row.edited) == png(row.edited.encode())
+            assert run.picture(row.reconstruction) == png()
         assert not list((folder / "images").glob("*.tmp"))
         return len(batches)
 
@@ -610,7 +642,7 @@ LIMITED = """
     run = Run.open(sys.argv[1], REQUEST)
     room = (run.path / "effects.sqlite-wal").stat().st_size + 30_000
     if sys.argv[2] == "pictures":
-        pictures = lambda rows: {"base": PNG} | {row.edited: bytes(10 * room) for row in rows}
+        pictures = lambda rows: {"base": png()} | {row.edited: bytes(10 * room) for row in rows}
     run.append(0, [], {})
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     done = 1
@@ -633,7 +665,7 @@ def test_a_file_that_cannot_grow_is_one_line_and_no_half_batch(tmp_path, what):
     out, err = worker.communicate()
     assert worker.returncode == 0, err
     message, done = out.splitlines()
-    assert message.startswith("disk full" if what == "pictures" else f"--out {tmp_path}: cannot be used")
+    assert message.startswith(f"disk full at --out {tmp_path}: free space")
     with Run.open(tmp_path, REQUEST, resume=True) as run:
         assert run.batches() == set(range(int(done)))
         assert len(run.rows()) == 20 * (int(done) - 1)
@@ -672,7 +704,7 @@ def test_a_run_of_another_kind_keeps_its_own_rows_and_result(tmp_path):
     asked = SynthesisRequest("c", ("hired",), "pocket", "a person", ("a person",), "pocket", None, (), (), 2)
     rows = [Sample("hired", "optimised", 0, seed, 1.5, True, NAN, f"pic{seed}", 0) for seed in (1, 2)]
     with Run.open(tmp_path, asked) as run:
-        run.append(0, rows, {"pic1": b"1", "pic2": b"2"})
+        run.append(0, rows, {"pic1": png(b"1"), "pic2": png(b"2")})
         run.note_round("hired/0", {"curve": [2.0, 1.0]})
     with Run.open(tmp_path, asked, resume=True) as run:
         assert [r.picture for r in run.rows()] == ["pic1", "pic2"]

@@ -8,9 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from torch import get_num_threads, set_num_threads
 
 from diffexplain import controls
 from diffexplain.api.answers import Explanation
@@ -18,10 +21,11 @@ from diffexplain.api.checks import check_counts, check_drift, check_screen, chec
 from diffexplain.classifiers import foresee_classifier, load_classifier, notes_of
 from diffexplain.controls import ControlOptions, controlled, reserved
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.driving import Bench, Benches, Progress, drive, files
+from diffexplain.driving import Bench, Benches, Progress, Station, drive, files, prepared
 from diffexplain.editors import Edit, EditorShape, editor_shape, load_editor
 from diffexplain.effects import Subject, Tools, invert, prepare
 from diffexplain.errors import InputError
+from diffexplain.execution import Workers, check_place, hired
 from diffexplain.gate import entanglement, readings
 from diffexplain.images import Pictures, pictures
 from diffexplain.judges import load_judge, load_segmenter
@@ -62,6 +66,7 @@ def explain(
     resume: bool = False,
     accept_drift: bool = False,
     device: str = "auto",
+    on: str = "here",
     progress: Progress | None = None,
     truth: Callable[[Target, Sequence[ConceptResult]], Mapping[str, float]] | None = None,
 ) -> Explanation:
@@ -75,6 +80,7 @@ def explain(
     `second`: another editor, asked the same of the same pictures; what only one of them finds is flagged.
     `method`: "race" searches with beam `beam`, "exhaustive" asks everything of every image.
     `budget`: edits in all. `seeds`: noises per image. `out`: the run folder (kept in memory when None).
+    `on`: "here", "ray" (workers on this machine, or on the cluster of RAY_ADDRESS) or "ray://HOST:PORT".
     `truth(target, results)` adds a column of known effects ("direction concept" -> log-odds).
 
     Raises InputError (wrong argument, with its cure) and RunError (run folder).
@@ -83,38 +89,46 @@ def explain(
     tell = progress or (lambda what, done, total: None)
     options = search_options(method, beam, budget, directions, joint_steps, screened=screen is not None)
     check_counts(seeds=seeds, beam=beam)
+    check_place(on)
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(f"strength {strength:g}: give a number above 0; 1 is the editor's own")
     foresee_classifier(classifier, labels=labels, **(classifier_options or {}))
     tree = load_corpus(corpus)
     shape = editor_shape(editor, **(editor_options or {}))
     screening = editor_shape(screen) if screen is not None else None
-    on = choose_device(device)
-    segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter, device=on)
-    model = load_classifier(classifier, device=on, labels=labels, **(classifier_options or {}))
+    place = choose_device(device)
+    segments = load_segmenter(segmenter if segmenter is not None else shape.default_segmenter, device=place)
+    model = load_classifier(classifier, device=place, labels=labels, **(classifier_options or {}))
     aim = choose_target(model, target, versus)
     given = pictures(images, size=shape.size) if shape.size else None
     if given and screening:
         check_screen(screening, shape, given, options)
     tell("loading models", 0, 1)
-    editing = load_editor(editor, device=on, **(editor_options or {}))
+    editing = load_editor(editor, device=place, **(editor_options or {}))
     given = given or pictures(images, size=editing.size)
-    judging = load_judge(judge if judge is not None else editing.default_judge, device=on)
+    judging = load_judge(judge if judge is not None else editing.default_judge, device=place)
     tools = Tools(aim, editing, judging, segments, tree, strength)
-    fast = tools if screen is None else replace(tools, editor=load_editor(screen, device=on))
+    fast = tools if screen is None else replace(tools, editor=load_editor(screen, device=place))
     if screen is not None:
         check_screen(fast.editor, editing, given, options)
-    other = None if second is None else replace(tools, editor=load_editor(second, device=on))
+    other = None if second is None else replace(tools, editor=load_editor(second, device=place))
     if other is not None:
         check_second(other.editor, editing)
     options = replace(options, reserve=reserved(budget, len(split(given.hashes, method)[1])))
     request = _request(tools, fast, given, seeds, options, other)
-    with _opened(out, request, resume) as run:
+    make = partial(
+        _station, classifier, target, versus=versus, labels=labels, corpus=tree, strength=strength,
+        classifier_options=dict(classifier_options or {}), editor=editor, screen=screen, second=second,
+        editor_options=dict(editor_options or {}), judge=judge, device=device, threads=get_num_threads(),
+        segmenter=segmenter if segmenter is not None else shape.default_segmenter,
+    )  # fmt: skip
+    with _opened(out, request, resume) as run, hired(on, make, threads=get_num_threads()) as workers:
         run.record_inputs(files(run, dict(zip(given.hashes, given.pixels, strict=True))))
         with _fewer_rows() as told:
-            report = _bench(tools, run, given, seeds, accept_drift, tell)
-            race = report if fast is tools else _bench(fast, run, given, seeds, accept_drift, tell)
-            opinion = None if other is None else _bench(other, run, given, seeds, accept_drift, tell)
+            inverted = partial(_bench, run, given, seeds, accept_drift, tell, workers)
+            report = inverted("report", tools)
+            race = report if fast is tools else inverted("race", fast)
+            opinion = None if other is None else inverted("second", other)
         benches = Benches(race, report, opinion)
         racing, reporting = split(given.hashes, options.method)
         raced = frozenset(racing)
@@ -134,9 +148,10 @@ def explain(
             ControlOptions(second=second is not None, reserve=options.reserve if budget else None),
         )
         with _fewer_rows() as more:
-            rows, outcome = drive(rounds, run, benches, expected, tell)
+            rows, outcome = drive(rounds, run, benches, expected, tell, workers)
         result = conclude(request, benches, rows, outcome, given, time.monotonic() - started)
-        result = replace(result, notes=tuple(dict.fromkeys((*result.notes, *notes_of(model), *told, *more))))
+        said = (*notes_of(model), *(workers.notes if workers else ()), *told, *more)
+        result = replace(result, notes=tuple(dict.fromkeys((*result.notes, *said))))
         if truth is not None:
             tell("measuring the truth", 0, 1)
             result = replace(result, truth=dict(truth(aim, result.concepts)))
@@ -227,15 +242,61 @@ def conclude(
 
 
 def _bench(
-    tools: Tools, run: Run | MemoryRun, given: Pictures, seeds: int, accept_drift: bool, tell: Progress
+    run: Run | MemoryRun,
+    given: Pictures,
+    seeds: int,
+    accept_drift: bool,
+    tell: Progress,
+    workers: Workers | None,
+    name: str,
+    tools: Tools,
 ) -> Bench:
     """Every picture inverted by an editor, checked for drift, and read."""
     tell("inverting", 0, len(given) * seeds)
-    inverted = invert(tools, given, seeds)
-    check_drift(tools.editor.name, given, inverted.reconstructions, seeds, accept_drift)
-    subject = prepare(tools, given, seeds, inverted)
+    if workers:
+        bench = prepared(workers, name, tools, given, seeds, tell)
+        check_drift(tools.editor.name, given, bench.subject.reconstructions, seeds, accept_drift)
+    else:
+        inverted = invert(tools, given, seeds)
+        check_drift(tools.editor.name, given, inverted.reconstructions, seeds, accept_drift)
+        bench = Bench(tools, prepare(tools, given, seeds, inverted), name)
+    subject = bench.subject
     run.record_inputs(files(run, dict(zip(subject.hashes, subject.reconstructions, strict=True))))
-    return Bench(tools, subject)
+    return bench
+
+
+def _station(
+    classifier: Any,
+    target: str | int | None,
+    *,
+    versus: str | None,
+    labels: Any,
+    classifier_options: Mapping[str, Any],
+    corpus: Corpus,
+    editor: Any,
+    editor_options: Mapping[str, Any],
+    screen: Any,
+    second: Any,
+    judge: Any,
+    segmenter: Any,
+    strength: float,
+    device: str,
+    threads: int,
+) -> Station:
+    """The same tools as here, in a worker elsewhere; as many threads, so that it computes the same."""
+    set_num_threads(threads)
+    place = choose_device(device)
+    model = load_classifier(classifier, device=place, labels=labels, **classifier_options)
+    editing = load_editor(editor, device=place, **editor_options)
+    judging = load_judge(judge if judge is not None else editing.default_judge, device=place)
+    regions = load_segmenter(segmenter, device=place)
+    tools = Tools(choose_target(model, target, versus), editing, judging, regions, corpus, strength)
+    others = {
+        name: replace(tools, editor=load_editor(spec, device=place))
+        for name, spec in (("race", screen), ("second", second))
+        if spec is not None
+    }
+    return Station({"report": tools, **others}, place)
 
 
 @contextmanager

@@ -34,8 +34,13 @@ def errors() -> Iterator[None]:
     try:
         yield
     except DiffexplainError as error:
-        typer.echo(f"diffexplain: {error}", err=True)
+        typer.echo(f"diffexplain: {printable(str(error))}", err=True)
         raise typer.Exit(EXIT_INPUT) from None
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey: a label may hold escape sequences."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
+from diffexplain.cli.console import errors, group, printable, progress, settings, slug, stoppable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,6 +86,9 @@ def explain(
         bool, typer.Option("--accept-drift", help="go on although the editor does not fit")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    on: Annotated[
+        str, typer.Option(help="here; ray: workers on this machine or RAY_ADDRESS; ray://HOST:PORT")
+    ] = "here",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan and its cost, load no model")
     ] = False,
@@ -123,6 +126,7 @@ def explain(
                 resume=resume,
                 accept_drift=accept_drift,
                 device=device,
+                on=on,
                 progress=tell,
                 second=others[0] if others else None,
                 **common,
@@ -158,11 +162,23 @@ def demo(
 
 
 @commands.command()
-def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="a finished run folder")],
+    gradcam: Annotated[
+        bool, typer.Option("--gradcam", help="add Grad-CAM of the pictures shown; the run keeps it")
+    ] = False,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="add where each concept may act; the run keeps it")
+    ] = False,
+) -> None:
     """Write `report.html` of a finished run again, from its rows."""
-    from diffexplain.api.reporting import rewrite_report
+    from diffexplain.api.reporting import add_gradcam, add_regions, rewrite_report
 
     with errors():
+        if gradcam:
+            add_gradcam(run)
+        if regions:
+            add_regions(run)
         typer.echo(f"report: {rewrite_report(run)}")
 
 
@@ -203,8 +219,9 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     for note in result.notes:
-        console.print(Text(f"note: {note}", style="yellow"))
-    table = Table(title=Text(f"What moves {result.request.classifier} towards {result.request.target}"))
+        console.print(Text(printable(f"note: {note}"), style="yellow"))
+    asked = f"What moves {result.request.classifier} towards {result.request.target}"
+    table = Table(title=Text(printable(asked)))
     for name in ("concept", "", "effect", "95 % interval", "q", "flips", "happened", "images"):
         table.add_column(name, justify="left" if name in ("concept", "") else "right")
     truth = result.truth

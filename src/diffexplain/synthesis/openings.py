@@ -129,7 +129,7 @@ class _Openings:
                         objective.loss(images).sum(), leaf, retain_graph=o + 1 < len(self._objectives)
                     )
                     total[o] += gradient
-        found = []
+        found: list[list[Place]] = []
         for gradient in total:
             score = ((self._table[:, None] - self._neutral) * gradient).sum((1, 2))  # (V,) change of the loss
             order = score.nan_to_num(nan=float("inf")).argsort(stable=True).tolist()

@@ -15,7 +15,7 @@ class SynthesisOptions:
     Lengths are relative: a `rate` of 1 moves an embedding by a vocabulary's norm in one step.
     """
 
-    tokens: int = 4  # learnable embeddings
+    tokens: int = 8  # learnable embeddings
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
     candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none

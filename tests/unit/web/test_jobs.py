@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from diffexplain.corpus import parse_corpus
+from diffexplain.demonstration import portraits
 from diffexplain.errors import InputError
 from diffexplain.web import jobs as module
 from diffexplain.web import showing
-from diffexplain.web.app import App
+from diffexplain.web.app import OWN, App
 from diffexplain.web.jobs import Job, Jobs, Question, plain_question
 from tests.unit.study.folders import explained
 
@@ -108,6 +110,36 @@ def test_what_a_person_typed_is_escaped(tmp_path: Path) -> None:
     tree = showing.tree(tmp_path / "run")
     assert "<script>" not in tree
     assert "&lt;script&gt;" in tree
+
+
+def test_the_tree_names_every_level_once(tmp_path: Path) -> None:
+    explained(tmp_path / "run", concepts=("hair/colour/red", "hair/colour/blue", "hat"))
+    tree = str(showing.tree(tmp_path / "run"))
+    assert tree.count("<b>hair</b>") == tree.count("<b>colour</b>") == tree.count("<b>hat</b>") == 1
+    assert tree.index("<b>colour</b>") < tree.index("<b>blue</b>") < tree.index("<b>red</b>")
+    assert tree.count("+ add") == 3
+
+
+WORDS = """facial hair/beard/full: a full beard
+facewear/glasses/round: round glasses
+background/colour/blue: a blue background
+"""
+
+
+def test_a_word_list_is_mined_into_a_corpus_to_edit(jobs: Jobs, tmp_path: Path) -> None:
+    app, files = App(jobs), sorted(map(str, portraits(tmp_path / "p").iterdir()))[:6]
+    corpus, text, said = app.mine(files, "portraits", WORDS, "pocket", "avatars", "")
+    assert corpus == OWN
+    tree = parse_corpus(text, "mined")
+    assert {leaf.name for leaf in tree.leaves()} <= {"full", "round", "blue"}
+    assert len(tree.leaves()) > 1
+    assert said.startswith(f"{len(tree.leaves())} concepts")
+    for words, judge, why in (("", "pocket", "--miner MODEL"), (WORDS, "clip:/etc", "choose pocket")):
+        kept, same, told = app.mine(files, "portraits", words, judge, "avatars", "kept")
+        assert (kept, same) == ("avatars", "kept")
+        assert why in told
+    with jobs.heavy:
+        assert "A run is working" in app.mine(files, "portraits", WORDS, "pocket", "avatars", "")[2]
 
 
 def test_a_tree_of_nothing_says_so(tmp_path: Path) -> None:

@@ -1,83 +1,41 @@
-"""The run folder: what was asked, a row for each edit, the pictures, the result. A killed run continues.
-
-run.json (the kind of run, the request, versions, when it began) · effects.sqlite (rows, finished batches and
-search decisions; write-ahead log, append only) · images/ (PNG, named by content hash) · result.json · lock
-(held while a process uses the folder; POSIX). A batch is kept completely or not at all: its pictures first,
-then its rows in one transaction.
-"""
+"""A run that is being made: in memory, or in a folder that one process holds at a time."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
-import math
 import os
-import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
 from diffexplain.errors import RunError
 from diffexplain.records import KINDS, SCHEMA_VERSION, Kind
+from diffexplain.store.reading import (
+    IMAGES,
+    RESULT,
+    ROWS,
+    RUN,
+    ended,
+    picture_file,
+    read_kind,
+    read_picture,
+    read_request,
+)
+from diffexplain.store.table import Table
+from diffexplain.store.text import as_json, on_disk, plain, write_whole
 
-RUN, RESULT, ROWS, IMAGES, LOCK = "run.json", "result.json", "effects.sqlite", "images", "lock"
+LOCK = "lock"
 VERSIONED = ("diffexplain", "torch", "diffusers", "transformers", "timm", "numpy", "pillow")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_SQL = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
-_NULL: Mapping[Any, Any] = {float: math.nan, str: ""}
 _DECIDED = """
 CREATE TABLE IF NOT EXISTS batches (batch INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS rounds (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-
-
-class Table:
-    """How the rows of a kind of run lie in the database: a column a field; what is no number is text."""
-
-    def __init__(self, row: Any) -> None:
-        hints = get_type_hints(row)
-        self._row = row
-        self.columns = {n: hint if hint in (int, float, bool) else str for n, hint in hints.items()}
-        names, places = ", ".join(self.columns), ", ".join("?" * len(self.columns))
-        typed = ", ".join(f"{name} {_SQL[kind]}" for name, kind in self.columns.items())
-        self._name = name = row.__name__.lower() + "s"
-        self.schema = f"CREATE TABLE IF NOT EXISTS {name} ({typed});"
-        self.insert = f"INSERT INTO {name} ({names}) VALUES ({places})"
-
-    def values(self, row: Any) -> list[Any]:
-        """A row as its columns."""
-        return [kind(getattr(row, name)) for name, kind in self.columns.items()]
-
-    def revived(self, values: Iterable[Any]) -> Any:
-        """A row from its columns; SQLite keeps nan as NULL."""
-        kinds = self.columns.values()
-        typed = [_NULL[kind] if v is None else kind(v) for v, kind in zip(values, kinds, strict=True)]
-        return self._row(*typed)
-
-    def missing(self, database: sqlite3.Connection) -> list[str]:
-        """The columns that the rows of an older version do not have, and can do without."""
-        there = {name for _, name, *_ in database.execute(f"PRAGMA table_info({self._name})")}
-        return [f.name for f in fields(self._row) if f.default is not MISSING and f.name not in there]
-
-    def widen(self, database: sqlite3.Connection) -> None:
-        """Give the rows of an older version the columns of this one."""
-        for name in self.missing(database):
-            database.execute(f"ALTER TABLE {self._name} ADD COLUMN {name} {_SQL[self.columns[name]]}")
-
-    def read(self, database: sqlite3.Connection) -> list[Any]:
-        """All rows, in the order they were appended."""
-        missing = self.missing(database)
-        names = ", ".join("NULL" if name in missing else name for name in self.columns)
-        found = database.execute(f"SELECT {names} FROM {self._name} ORDER BY rowid")
-        return [self.revived(values) for values in found]
 
 
 class MemoryRun:
@@ -122,12 +80,12 @@ class MemoryRun:
 
     def note_round(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a search decision (JSON values) for a resume to replay. RunError if it was another."""
-        plain = _plain(value)
-        if self._rounds.get(key, plain) != plain:
+        noted = plain(value)
+        if self._rounds.get(key, noted) != noted:
             raise RunError(f"round {key!r} was decided otherwise before: start again with another --out")
         if key not in self._rounds:
-            self._save([("INSERT INTO rounds VALUES (?, ?)", [key, json.dumps(plain)])])
-            self._rounds[key] = plain
+            self._save([("INSERT INTO rounds VALUES (?, ?)", [key, json.dumps(noted)])])
+            self._rounds[key] = noted
 
     def rounds(self) -> dict[str, dict[str, Any]]:
         """The search decisions, in the order they were noted."""
@@ -180,6 +138,7 @@ class Run(MemoryRun):
         )
         self._table.widen(self._db)
         self._rows = self._table.read(self._db)
+        self._mend()
         self._batches = {batch for (batch,) in self._db.execute("SELECT batch FROM batches")}
         noted = self._db.execute("SELECT key, value FROM rounds ORDER BY rowid")
         self._rounds = {key: json.loads(value) for key, value in noted}
@@ -192,7 +151,7 @@ class Run(MemoryRun):
         or (without `resume`) this run begun already, or when another process uses it.
         """
         path = Path(folder)
-        with _disk(path):
+        with on_disk(path):
             _prepare(path)
             lock = _acquire(path)
             try:
@@ -207,16 +166,26 @@ class Run(MemoryRun):
             raise RunError(f"--out {path}: holds this run already: {cure}")
         return run
 
+    def _mend(self) -> None:
+        """Forget pictures that a power cut left short, with their batches: these are made again."""
+        short = [file for file in (self.path / IMAGES).glob("*.png") if not ended(file)]
+        gone = {file.stem for file in short}
+        for file in short:
+            file.unlink()
+        if batches := {r.batch for r in self._rows for n in self.kind.pictures if getattr(r, n) in gone}:
+            self._table.forget(self._db, batches)
+            self._rows = [row for row in self._rows if row.batch not in batches]
+
     def record_inputs(self, pictures: Mapping[str, bytes]) -> None:
         """Write pictures that are not there yet. Raises RunError when the disk is full."""
-        with _disk(self.path):
+        with on_disk(self.path):
             for digest, png in pictures.items():
                 if not self.has_picture(digest):
-                    _write(self.picture_path(digest), png)
+                    write_whole(self.picture_path(digest), png)
 
     def picture_path(self, digest: str) -> Path:
         """Where the picture is, or would be. Raises ValueError for what can be no content hash."""
-        return _picture_path(self.path, digest)
+        return picture_file(self.path, digest)
 
     def has_picture(self, digest: str) -> bool:
         """Whether the picture is kept."""
@@ -228,8 +197,8 @@ class Run(MemoryRun):
 
     def write_result(self, result: Any) -> None:
         """Write result.json: sorted keys, full precision, nan as null, infinities as text."""
-        with _disk(self.path):
-            _write(self.path / RESULT, _json(result.as_dict()))
+        with on_disk(self.path):
+            write_whole(self.path / RESULT, as_json(result.as_dict()))
         self.result = result
 
     def close(self) -> None:
@@ -249,7 +218,7 @@ class Run(MemoryRun):
 
     def _save(self, statements: Sequence[tuple[str, list[Any]]]) -> None:
         """Run the statements in one transaction."""
-        with _disk(self.path):
+        with on_disk(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for statement, values in statements:
@@ -259,49 +228,6 @@ class Run(MemoryRun):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-
-def read_kind(folder: Path | str) -> str:
-    """Which kind of run a folder holds: a key of KINDS. Raises RunError when it holds no run."""
-    return cast("str", _load(Path(folder) / RUN).get("kind", "explanation"))
-
-
-def read_request(folder: Path | str) -> Any:
-    """What a run was asked. Raises RunError when the folder holds no run of this schema."""
-    file = Path(folder) / RUN
-    return _read(lambda data: _revive(KINDS[data.get("kind", "explanation")].request, data["request"]), file)
-
-
-def read_result(folder: Path | str) -> Any:
-    """The result of a finished run, null numbers as nan. Raises RunError when there is none to read."""
-    kind = KINDS[read_kind(folder)] if (Path(folder) / RUN).exists() else KINDS["explanation"]
-    return _read(lambda data: _revive(kind.result, data), Path(folder) / RESULT)
-
-
-def read_rows(folder: Path | str) -> list[Any]:
-    """The rows of a run, finished or not, while nothing is written. Raises RunError: no rows to read."""
-    path = Path(folder)
-    table = Table(KINDS[read_kind(path)].row)
-    with (
-        _disk(path),
-        closing(sqlite3.connect(f"{(path / ROWS).absolute().as_uri()}?mode=ro", uri=True)) as database,
-    ):
-        return table.read(database)
-
-
-def read_picture(folder: Path | str, digest: str) -> bytes:
-    """A picture of a run, as PNG, by content hash. Raises RunError when it is not there."""
-    path = _picture_path(Path(folder), digest)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}): restore it, or run again") from error
-
-
-def _picture_path(folder: Path, digest: str) -> Path:
-    if not re.fullmatch(r"[\w-]+", digest):
-        raise ValueError(f"{digest!r} is not a content hash")
-    return folder / IMAGES / f"{digest}.png"
 
 
 def _prepare(path: Path) -> None:
@@ -336,16 +262,16 @@ def _kind(request: Any) -> str:
 
 def _begin(path: Path, request: Any) -> None:
     """Write run.json, or check that the one there asks the same."""
-    asked = _plain(asdict(request))
+    asked = plain(asdict(request))
     if not (path / RUN).exists():
         began = datetime.now(UTC).isoformat(timespec="seconds")
         found = {name: list(metadata.distributions(name=name)) for name in VERSIONED}
         versions = {name: packages[0].version for name, packages in found.items() if packages}
         about = {"schema": SCHEMA_VERSION, "kind": _kind(request), "created": began}
-        _write(path / RUN, _json({**about, "versions": versions, "request": asked}))
+        write_whole(path / RUN, as_json({**about, "versions": versions, "request": asked}))
     elif (there := read_kind(path)) != _kind(request):
         raise RunError(f"--out {path}: holds a run of {there}: choose another --out")
-    elif change := _difference(_plain(asdict(read_request(path))), asked):
+    elif change := _difference(plain(asdict(read_request(path))), asked):
         raise RunError(f"--out {path}: holds another run ({change}): choose another --out")
     (path / IMAGES).mkdir(exist_ok=True)
     for half in (path / IMAGES).glob("*.tmp"):  # of a killed run
@@ -364,85 +290,3 @@ def _difference(there: Mapping[Any, Any], asked: Mapping[Any, Any], parent: str 
         elif old != new:
             return f"{name}: {old!r} there, {new!r} asked"
     return ""
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turn what the disk or SQLite raises into one line with the cure."""
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if getattr(error, "errno", None) in FULL or "disk is full" in reason:
-            raise RunError(f"disk full at --out {path}: free space, then --resume") from error
-        raise RunError(f"--out {path}: cannot be used ({reason}): mend it or choose another --out") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all."""
-    half = path.with_name(path.name + ".tmp")
-    try:
-        half.write_bytes(data)
-        half.replace(path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False).encode()
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: tuples become lists, numpy scalars numbers, keys text, nan None, inf text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and math.isinf(value):
-        return str(value)  # "inf" or "-inf": JSON has no word for it
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _read(made: Callable[[Any], Any], file: Path) -> Any:
-    """Read a record back. Raises RunError when the file is missing, damaged or of another schema."""
-    data = _load(file)
-    try:
-        return made(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{file}: is damaged ({error}): run again with another --out") from error
-
-
-def _load(file: Path) -> Any:
-    """A file's JSON. Raises RunError when it is missing, damaged or of another schema."""
-    try:
-        data = json.loads(file.read_text("utf-8"))
-        schema = data["schema"]
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read ({error.strerror}): no finished run here?") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{file}: is damaged ({error}): run again with another --out") from error
-    if schema != SCHEMA_VERSION:
-        cure = "read it with the diffexplain that wrote it"
-        raise RunError(f"{file}: has schema {schema}, not {SCHEMA_VERSION}: {cure}")
-    return data
-
-
-def _revive(hint: Any, value: Any) -> Any:
-    """A value of the hinted type from its JSON; null is nan where a float stands."""
-    kind, inner = get_origin(hint), get_args(hint)
-    if is_dataclass(hint):
-        hints = get_type_hints(hint)
-        return cast("Any", hint)(**{name: _revive(hints[name], item) for name, item in value.items()})
-    if kind is UnionType:
-        return None if value is None else _revive(inner[0], value)
-    if kind is tuple:
-        return tuple(_revive(inner[0], item) for item in value)
-    if kind is dict:
-        return {key: _revive(inner[1], item) for key, item in value.items()}
-    if hint is float:
-        return math.nan if value is None else float(value)
-    if hint is not Any and not (value in inner if kind is Literal else isinstance(value, hint)):
-        raise TypeError(f"{value!r} for {hint}")
-    return value
