@@ -303,7 +303,7 @@ def published(
     small. What is read to stop is not counted.
     """
     generator = load_generator("pocket-turbo", device=choose_device())
-    model = generator._model
+    model = generator.model
     weights = [w for part in (model._unet, model._vae, model._texts[0][1]) for w in part.parameters()]
     for weight in weights:
         weight.requires_grad_(True)
@@ -335,7 +335,7 @@ def parts(said: Said) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def both_branches(generator: Generator, said: Said, empty: Said, seed: int) -> torch.Tensor:
     """A picture (1, 3, H, W) whose every step asks the conditional and the unconditional branch."""
-    model, path = generator._model, generator._path
+    model, path = generator.model, generator.path
     pair = Said(*(torch.cat(x) for x in zip(parts(empty), parts(said), strict=True)))
     x = generator.noises([seed])[:, 0]
     for i, time_ in enumerate(path.times):

@@ -21,8 +21,8 @@ from diffexplain.errors import InputError
 from diffexplain.images import rounded
 from diffexplain.judges import Judge
 from diffexplain.records.audit import AttributeGap, AttributeShares, FairnessGap, Reading, Reference
-from diffexplain.shares import Counts, beyond, confusion, corrected_shares, counted, difference
-from diffexplain.statistics import benjamini_hochberg
+from diffexplain.shares import Counts, confusion, corrected_shares, counted, difference
+from diffexplain.statistics import benjamini_hochberg, benjamini_yekutieli
 from diffexplain.targets import Target
 
 FEWEST = 50  # pictures a class below which an audit of counts says that it is weak
@@ -182,15 +182,11 @@ def fairness_gaps(
     wanted: Sequence[Attribute],
     *,
     twin: Target | None = None,
-    margin: float = 0.0,
 ) -> tuple[FairnessGap, ...]:
     """What each edit of the attributes does to a target's answer, largest first; less the twin's, if given.
 
-    p and q are of "the gap is within ± `margin`" log-odds: with a margin, what is found matters, not
-    only exists. Raises InputError for a negative margin.
+    p is of "there is no gap"; q is corrected for all edits under any dependence, for they share pictures.
     """
-    if margin < 0:
-        raise InputError(f"margin {margin:g}: give log-odds of 0 or more")
     of_leaf = {c.path: a.name for a in wanted for c in a.leaves}
     rows = []
     for pair in pairs:
@@ -207,7 +203,7 @@ def fairness_gaps(
                 gap=e.mean,
                 low=e.low,
                 high=e.high,
-                p=e.p if margin == 0 else beyond(e.mean, e.low, e.high, e.clusters, margin),
+                p=e.p,
                 q=float("nan"),
                 flip_rate=found.flip_rate,
                 flip_low=found.flip_low,
@@ -215,17 +211,17 @@ def fairness_gaps(
                 success_rate=found.happened,
             )
         )
-    qs = benjamini_hochberg([r.p for r in rows])
+    qs = benjamini_yekutieli([r.p for r in rows])
     tested = [replace(r, q=float(q)) for r, q in zip(rows, qs, strict=True)]
     return tuple(sorted(tested, key=lambda r: (-abs(r.gap), r.concept, r.direction)))
 
 
 def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
-    """One verdict an attribute: its strongest edit, and Simes' p (1986) of "no edit of it matters"."""
+    """One row an attribute: its largest gap, and Simes' p (1986) of "no edit of it does anything"."""
     rows = []
     for name in dict.fromkeys(g.attribute for g in gaps):
         mine = [g for g in gaps if g.attribute == name]
-        best = max(mine, key=lambda g: (-g.p, abs(g.gap)))
+        best = max(mine, key=lambda g: (abs(g.gap), -g.p))
         p = np.sort([g.p for g in mine])
         simes = float(min(1.0, (len(p) * p / np.arange(1, len(p) + 1)).min()))
         rows.append(
@@ -233,6 +229,6 @@ def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
                 name, best.concept, best.direction, best.gap, best.low, best.high, simes, float("nan")
             )
         )
-    qs = benjamini_hochberg([r.p for r in rows])
+    qs = benjamini_yekutieli([r.p for r in rows])
     tested = [replace(r, q=float(q)) for r, q in zip(rows, qs, strict=True)]
     return tuple(sorted(tested, key=lambda r: (r.p, -abs(r.gap), r.attribute)))

@@ -116,10 +116,9 @@ class Damped(nn.Module):
 
 def network(classifier: Classifier) -> nn.Module:
     """The torch network behind a classifier. Raises ClassifierError when there is none."""
-    for name in ("module", "_module"):
-        found = getattr(classifier, name, None)
-        if isinstance(found, nn.Module):
-            return found
+    found = getattr(classifier, "module", None)
+    if isinstance(found, nn.Module):
+        return found
     raise ClassifierError(
         f"classifier {classifier.name!r} gives scores only, and mitigation changes the network; "
         "load the network itself (pocket:, timm:, a torch module)"
@@ -130,10 +129,7 @@ def rewrapped(classifier: Classifier, changed: nn.Module, name: str) -> ModuleCl
     """The same labels and preprocessing over another network."""
     if not isinstance(classifier, ModuleClassifier):
         raise ClassifierError(f"classifier {classifier.name!r} is no ModuleClassifier: wrap it in one")
-    made = copy.copy(classifier)
-    made.name = name
-    made._module = changed
-    return made
+    return classifier.with_module(changed, name)
 
 
 def last_linear(module: nn.Module) -> tuple[str, nn.Linear]:

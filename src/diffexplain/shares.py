@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import stats
 
 from diffexplain.errors import InputError
 
@@ -130,21 +130,3 @@ def difference(counts: ArrayLike, reference: ArrayLike, *, seed: int = 0) -> Dif
     chance = ((drawn - expected) ** 2 / expected).sum((1, 2))
     p = (1 + int((chance >= seen * (1 - 1e-9)).sum())) / (1 + TABLES)
     return Difference(math.sqrt(seen / both.sum()), p)
-
-
-def beyond(mean: float, low: float, high: float, n: int, margin: float, confidence: float = 0.95) -> float:
-    """The p-value of "the true mean is within ±margin", from a mean and its interval over `n` images.
-
-    The t test against the nearer end of the margin (a minimum-effect test; Murphy & Myors 1999), the
-    standard error taken back from the interval. 1 where it cannot be judged.
-    """
-    width = high - low
-    if n < 2 or not math.isfinite(width):
-        return 1.0
-    error = width / 2 / float(special.stdtrit(n - 1, (1 + confidence) / 2))
-    above = abs(mean) - margin
-    if error == 0:
-        return 2.0 ** (1 - n) if above > 0 else 1.0
-    # both ends count: at margin 0 this is the two-sided test
-    tails = special.stdtr(n - 1, -above / error) + special.stdtr(n - 1, -(above + 2 * margin) / error)
-    return float(min(1.0, tails))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from diffexplain.records import Result
@@ -14,6 +15,7 @@ from diffexplain.report import write_report
 from diffexplain.report.comparing import write_comparison
 from diffexplain.report.contrast import contrast
 from diffexplain.report.finished import Finished
+from diffexplain.report.overlays import Overlays, Region, edit_key, pairs
 from tests import factories
 from tests.factories import concept_result
 
@@ -226,6 +228,27 @@ def test_all_pictures_of_a_concept_and_what_changed(watched: Watched, report: Pa
     )
     assert brightest == 255
     assert "largest change" in str(heat.get_attribute("aria-label"))
+
+
+def test_regions_and_maps_are_drawn_over_a_pair(watched: Watched, tmp_path: Path) -> None:
+    result, effects, pictures = factories.measured(images=10)
+    mask = np.zeros((64, 64), np.bool_)
+    mask[20:30, 16:48] = True
+    names = {name for e in pairs(result) for name in (e.reconstruction, e.edited)}
+    regions = {edit_key(e): Region.of(mask) for e in pairs(result)}
+    over = Overlays({name: name for name in names}, "layer4", regions, "pocket")
+    page = watched.open(write_report(result, pictures, tmp_path / "r.html", effects=effects, overlays=over))
+    gallery = opened(page)
+    gallery.locator(".cam img[src]").nth(1).wait_for(state="visible")
+    assert "layer4" in gallery.locator(".cam").inner_text()
+    assert gallery.locator("canvas.region").count() == 0
+    gallery.get_by_role("button", name="Show where it may act").click()
+    veil = gallery.locator("canvas.region")
+    veil.wait_for(state="visible")
+    whole = "c => Array.from(c.getContext('2d').getImageData(0, 0, 64, 64).data)"
+    shown = np.array(veil.evaluate(whole)).reshape(64, 64, 4)[..., 3]  # (H, W) how opaque
+    assert ((shown > 0) == mask).all()
+    assert shown[25, 16] == 255 > shown[25, 30]  # its outline, and inside
 
 
 def test_strength_slider_moves_picture_and_score(watched: Watched, report: Path) -> None:

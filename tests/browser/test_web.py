@@ -139,6 +139,9 @@ def test_what_is_typed_is_checked_and_stays_text(page: Page) -> None:
     page.fill("#classifier input", "os:system")
     page.keyboard.press("Enter")
     page.click("#run")
-    state(page, "failed")
-    assert "names are taken" in page.locator("#job-state").inner_text()
-    assert page.locator("#job-state img, #job-state script").count() == 0
+    problem = page.locator("#problem .problem")
+    problem.wait_for()
+    assert "names are taken" in problem.inner_text()
+    assert problem.locator("img, script").count() == 0
+    page.wait_for_timeout(1500)  # it stays, although runs are looked at every second
+    assert problem.is_visible()

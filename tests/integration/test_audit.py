@@ -125,7 +125,8 @@ def test_mitigate_saves_a_classifier(people: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("audit", MEMBER, "--attributes", "gender", "--images", "."), "'gender' is unknown to the reader"),
-        (("audit", MEMBER, "--attributes", "sticker"), "nothing to audit: give images"),
+        (("audit", MEMBER, "--attributes", "sticker", "--draw", "1"), "draw 1: give at least 2 pictures"),
+        (("audit", MEMBER, "--attributes", "sticker", "--margin", "-1"), "margin -1: give log-odds"),
         (("mitigate", MEMBER, "--images", "nowhere", "--shortcut", SHORTCUT), "one subfolder for each label"),
         (("mitigate", MEMBER, "--images", ".", "--shortcut", "halo"), "no concept 'halo'"),
         (("mitigate", "pocket:null", "--images", ".", "--shortcut", SHORTCUT), "gives scores only"),
@@ -147,3 +148,15 @@ def test_wrong_files_are_named(people: Path, tmp_path: Path, editor: Editor) -> 
         api.audit(MEMBER, attributes=["sticker"], maximising=people, editor=editor)
     with pytest.raises(InputError, match="no such label; labels are no smile, smile"):
         api.audit(MEMBER, attributes=["sticker"], maximising=people.parent, plain=people, editor=editor)
+
+
+def test_pictures_of_the_classes_are_drawn_where_none_are_given(editor: Editor, tmp_path: Path) -> None:
+    quick = {"steps": 0, "restarts": 1, "candidates": 4, "tokens": 1, "pool": 2, "seeds": 2}
+    answer = api.audit(
+        MEMBER, attributes=["sticker"], draw=4, synthesis_options=quick, editor=editor, out=tmp_path / "run"
+    )
+    rows = answer.result.shares
+    assert {(r.label, r.against) for r in rows} == {("smile", "plain"), ("no smile", "plain")}
+    assert all(sum(r.counts) == 4 == sum(r.reference_counts) for r in rows)
+    assert any(note.startswith("fewer than 50 maximising pictures") for note in answer.result.notes)
+    assert (tmp_path / "run" / "synthesis" / "report.html").exists()

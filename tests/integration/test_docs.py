@@ -2,6 +2,9 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,44 @@ def test_corpus_examples_load() -> None:
         corpus = parse_corpus(text, "docs/corpus.md")
         assert len(corpus.leaves()) > 1
         assert corpus.restrict(["coat", "muzzle"]).roots == ("coat", "muzzle")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "zensical.toml", folder)
+    return folder
+
+
+def told(folder: Path, *command: str | Path) -> tuple[int, str]:
+    """A command's exit code and all that it says, without colours."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
+
+
+def test_the_site_is_built_and_asks_nothing_of_others(checkout: Path) -> None:
+    pytest.importorskip("zensical", reason="zensical is not installed: the docs extra has it")
+    code, said = told(checkout, sys.executable, "docs/website.py")
+    assert code == 0, said[-3000:]
+    site = checkout / "build/site"
+    pages = {str(path.relative_to(site).with_suffix(".md")) for path in site.rglob("*.html")}
+    assert {*NAMES, "quickstart.md"} <= pages
+    for page in site.rglob("*.html"):
+        text = page.read_text("utf-8")
+        listed = 'class="md-nav__link md-nav__link--active"' in text  # it is in the menu
+        assert listed or page.name == "404.html", page
+        asked = re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(\w+:)?//""", text)
+        assert asked == [], page
+    reference = "".join(path.read_text("utf-8") for path in (site / "reference").glob("*.html"))
+    assert [name for name in dx.__all__ if f'id="{name.lower()}"' not in reference] == []
+    offered = set().union(*options(get_command(app)).values()) - {"--help"}
+    assert [o for o in offered if o.startswith("--") and f"<code>{o}</code>" not in reference] == []
+    (checkout / "build/docs/web.md").write_text("[nowhere](start.md#nowhere)\n", "utf-8")
+    code, said = told(checkout / "build", Path(sys.executable).with_name("zensical"), "build", "--strict")
+    assert code != 0
+    assert "anchor does not exist" in said
 
 
 def options(command: Any, *words: str) -> dict[str, set[str]]:

@@ -17,10 +17,17 @@ from PIL import Image
 from typer.testing import CliRunner
 from typer.testing import Result as Told
 
+from diffexplain.api.reporting import add_gradcam
+from diffexplain.classifiers import load_classifier
 from diffexplain.cli import app
-from diffexplain.records import Effect, Result
-from diffexplain.store import Run
+from diffexplain.errors import InputError
+from diffexplain.images import decode_png
+from diffexplain.records import Comparison, Effect, Result
+from diffexplain.report.overlays import Overlays, edit_key
+from diffexplain.store import Run, read_result, read_rows
+from diffexplain.targets import choose_target
 from tests import factories
+from tests.unit.study.folders import synthesised
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,6 +135,80 @@ def test_compare_finds_the_concept_that_changed(folder: Path, second: Path, tmp_
     assert "What changes from pocket:hired to pocket:awarded?" in page
     table = command("compare", folder, second)
     assert f"{len(changed)} of {len(found['changes'])} effects changed at q < 0.05" in table.output
+
+
+@pytest.fixture(scope="module")
+def synthesis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `synthesize`: two targets with pictures and words, one with real pictures."""
+    folder = synthesised(tmp_path_factory.mktemp("runs") / "synthesis")
+    samples = read_rows(folder)
+    drawn = [s for s in samples if s.origin == "optimised"]
+    made = {name: tuple(s for s in drawn if s.target == name) for name in ("hired", "rejected")}
+    real = Comparison("real", 1.0, 0.5, 0.5, 0.1, tuple(s for s in samples if s.origin == "real"))
+    result = read_result(folder)
+    targets = [replace(t, examples=made[t.target], hard_prompt="a $person$ & co") for t in result.targets]
+    targets[0] = replace(targets[0], compared=(real,))
+    with Run.open(folder, result.request, resume=True) as run:
+        run.write_result(replace(result, targets=tuple(targets)))
+    return folder
+
+
+def test_a_synthesis_is_drawn_as_units(synthesis: Path, tmp_path: Path) -> None:
+    told = command("figure", synthesis, "--format", "svg", "--out", tmp_path / "u.svg")
+    assert told.exit_code == 0, told.output
+    drawn = (tmp_path / "u.svg").read_text("utf-8")
+    assert drawn.count("<image") == 12  # four of each target, and the real ones of the first
+    assert command("figure", synthesis, "--kind", "units", "--format", "png").exit_code == 0
+    with Image.open(synthesis / "units.png") as shown:
+        assert shown.width > 1500
+    told = command("figure", synthesis, "--kind", "units", "--out", tmp_path / "u.pdf")
+    assert told.exit_code == 0, told.output
+    assert b"/FontFile2" in (tmp_path / "u.pdf").read_bytes()
+    told = command("figure", synthesis, "--kind", "grid")
+    assert told.exit_code == 2
+    assert "a synthesis is drawn as units" in told.stderr
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A small run whose scores are those of `pocket:hired`."""
+    result, rows, pictures = factories.measured(images=8, size=32)
+    strongest = result.concepts[0]
+    target = choose_target(load_classifier("pocket:hired"), "hired")
+
+    def score(name: str) -> float:
+        return float(target.score(decode_png(pictures(name))[None])[0])
+
+    examples = tuple(
+        replace(e, score_before=score(e.reconstruction), score_after=score(e.edited))
+        for e in strongest.examples[:2]
+    )
+    result = replace(result, concepts=(replace(strongest, examples=examples),))
+    return kept(tmp_path / "scored", result, [e for e in rows if e.concept == strongest.concept], pictures)
+
+
+def test_gradcam_and_regions_are_added_and_kept(scored: Path) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed: the baselines extra has it")
+    told = command("report", scored, "--gradcam", "--regions")
+    assert told.exit_code == 0, told.output
+    over = Overlays.read(scored)
+    first = read_result(scored).concepts[0].examples[0]
+    assert set(over.maps) >= {first.reconstruction, first.edited}
+    assert all((scored / "images" / f"{name}.png").is_file() for name in over.maps.values())
+    region = over.regions[edit_key(first)]
+    assert region.size == (32, 32)
+    assert 0 < region.mask().mean() < 1
+    assert command("report", scored).exit_code == 0  # a later report shows them too
+    page = (scored / "report.html").read_text("utf-8")
+    assert "Grad-CAM on the same pictures" in page
+    assert json.loads(page.split('id="data">', 1)[1].split("</script>", 1)[0])["regions"]
+
+
+def test_gradcam_refuses_another_classifier(folder: Path) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed: the baselines extra has it")
+    with pytest.raises(InputError, match="give the one of the run"):
+        add_gradcam(folder)  # whose scores are made up
+    assert not (folder / "overlays.json").exists()
 
 
 # -- exports --------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffexplain.api.synthesis import Synthesis, foresee_synthesis, list_units, synthesize
+from diffexplain.api import foresee_synthesis
+from diffexplain.api.synthesis import Synthesis, list_units, synthesize
 from diffexplain.cli import app
 from diffexplain.demonstration import portraits
 from diffexplain.errors import InputError
@@ -55,6 +56,18 @@ def test_every_target_has_its_figures_and_pictures(done: Synthesis) -> None:
     assert math.isnan(a_unit.second)
     assert a_class.hard_prompt.startswith("a person with ")
     assert done.images("bearded").shape == (3, 3, 64, 64)
+
+
+def test_it_shows_itself_in_a_notebook(done: Synthesis) -> None:
+    shown = done._repr_html_()
+    assert shown.count("data:image/webp") == sum(len(t.examples) for t in done.targets)
+    assert "<script" not in shown
+    table = done.to_frame().set_index("target")
+    assert table.loc["bearded", "score"] == done.targets[0].score
+    assert table.loc[UNIT, "kind"] == "unit"
+    assert len(done.plot().axes) >= 2
+    with pytest.raises(InputError, match="drawn as units"):
+        done.plot("forest")
 
 
 def test_scores_are_of_the_pictures_that_are_kept(done: Synthesis) -> None:

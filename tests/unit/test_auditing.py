@@ -19,6 +19,7 @@ from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.counterfactuals import Counterfactuals
 from diffexplain.errors import InputError
 from diffexplain.judges import Judge, load_judge
+from diffexplain.statistics import benjamini_yekutieli
 from diffexplain.targets import Target, choose_target
 from diffexplain.worlds import avatars as world
 
@@ -134,21 +135,23 @@ def test_gaps_margins_and_twins() -> None:
     assert pink.low < pink.gap < pink.high
     assert pink.attribute == "background/colour"
     assert star.success_rate == 1
-    strict = {g.concept: g for g in fairness_gaps(redness(20), pairs, wanted, margin=abs(star.gap) + 0.3)}
-    assert strict["background/colour/pink"].q < 0.05 < strict["sticker/star"].q
+    matter = {a.attribute: a.matters(abs(star.gap) + 0.3) for a in attribute_gaps(found)}
+    assert matter == {"background/colour": True, "sticker": False}
+    assert all(a.matters(0) == (a.q < 0.05) for a in attribute_gaps(found))
+    assert np.array([g.q for g in found]) == pytest.approx(benjamini_yekutieli([g.p for g in found]))
     alike = fairness_gaps(redness(20), pairs, wanted, twin=redness(20))
     assert all(g.gap == 0 and g.q == 1 for g in alike)
-    with pytest.raises(InputError, match="margin -1"):
-        fairness_gaps(redness(20), pairs, wanted, margin=-1)
 
 
 def test_one_verdict_an_attribute() -> None:
     pairs = [rerendered(f"background/colour/{c}") for c in ("pink", "blue", "grey")]
     pairs.append(rerendered("sticker/star"))
     wanted = attributes(corpus(), ["background/colour", "sticker"])
-    gaps = fairness_gaps(redness(20), pairs, wanted, margin=0.3)
+    gaps = fairness_gaps(redness(20), pairs, wanted)
     first, second = attribute_gaps(gaps)
     assert first.attribute == "background/colour"
-    assert first.q < 0.05 < second.q
+    assert first.matters(0.3)
+    assert not second.matters(0.3)
+    assert abs(first.gap) == max(abs(g.gap) for g in gaps)
     mine = sorted(g.p for g in gaps if g.attribute == first.attribute)
     assert first.p == pytest.approx(min(3 * mine[0], 1.5 * mine[1], mine[2]))

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from diffexplain.errors import InputError
-from diffexplain.shares import beyond, confusion, corrected_shares, counted, difference
-from diffexplain.statistics import mean_effect
+from diffexplain.shares import confusion, corrected_shares, counted, difference
 
 light = settings(max_examples=25, deadline=None)
 
@@ -97,17 +96,3 @@ def test_equal_groups_are_seldom_found() -> None:
 def test_one_value_only_is_no_difference() -> None:
     assert difference([9, 0], [4, 0]).p == 1
     assert difference([0, 0], [4, 3]).p == 1
-
-
-def test_without_a_margin_it_is_the_t_test() -> None:
-    values = np.random.default_rng(1).normal(0.4, 1, 7)  # below 8 the interval is Student's
-    e = mean_effect(values, range(7))
-    assert beyond(e.mean, e.low, e.high, 7, 0.0) == pytest.approx(e.p)
-
-
-def test_a_margin_asks_for_more() -> None:
-    assert beyond(1.0, 0.8, 1.2, 30, 0.5) < 0.001
-    assert beyond(1.0, 0.8, 1.2, 30, 1.0) == pytest.approx(0.5, abs=0.01)
-    assert beyond(0.1, -0.1, 0.3, 30, 0.5) > 0.99
-    assert beyond(1.0, -np.inf, np.inf, 1, 0.5) == 1
-    assert beyond(1.0, 1.0, 1.0, 5, 0.5) == 2.0**-4

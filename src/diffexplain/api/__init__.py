@@ -7,15 +7,17 @@ from diffexplain.api.comparison import compare
 from diffexplain.api.explanation import explain, foresee
 from diffexplain.api.mining import foresee_mining, mine_corpus
 from diffexplain.api.mitigation import Mitigation, mitigate
-from diffexplain.api.planning import needed
+from diffexplain.api.planning import foresee_synthesis, needed
+from diffexplain.api.spurious import SpuriousReport, find_spurious
 from diffexplain.api.studying import analyse_study, build_study, people_needed
-from diffexplain.api.synthesis import Synthesis, foresee_synthesis, list_units, synthesize
+from diffexplain.api.synthesis import Synthesis, list_units, synthesize
 
 __all__ = [
     "Audit",
     "Checkup",
     "Explanation",
     "Mitigation",
+    "SpuriousReport",
     "Synthesis",
     "analyse_study",
     "audit",
@@ -23,6 +25,7 @@ __all__ = [
     "check",
     "compare",
     "explain",
+    "find_spurious",
     "foresee",
     "foresee_mining",
     "foresee_synthesis",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from diffexplain.api.explanation import explain
+from diffexplain.api.synthesis import synthesize
 from diffexplain.auditing import (
     FEWEST,
     Attribute,
@@ -24,7 +25,7 @@ from diffexplain.auditing import (
     calibrated,
     fairness_gaps,
 )
-from diffexplain.classifiers import load_classifier
+from diffexplain.classifiers import Classifier, load_classifier
 from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.counterfactuals import Counterfactuals, counterfactuals
 from diffexplain.driving import Progress
@@ -34,6 +35,7 @@ from diffexplain.images import load_images, pictures
 from diffexplain.judges import Judge, load_judge
 from diffexplain.records.audit import AttributeShares, AuditResult, FairnessGap, Reading, Reference
 from diffexplain.rows import choose_device
+from diffexplain.spurious import Shots
 from diffexplain.store import read_picture, read_rows
 from diffexplain.targets import choose_target
 
@@ -63,6 +65,9 @@ def audit(
     plain: Any = None,
     twin_maximising: Any = None,
     labelled: str | Path | None = None,
+    draw: int = 0,
+    generator: str = "pocket-turbo",
+    synthesis_options: Mapping[str, Any] | None = None,
     margin: float = 0.0,
     seeds: int = 1,
     out: str | Path | None = None,
@@ -75,19 +80,27 @@ def audit(
 
     `attributes`: slots of the corpus. With `images` (real pictures): every value of them is put in and
     taken out by the editor, and the answer's gap and flips are measured, less those of `twin` where one
-    is given; p is of a gap within ± `margin` log-odds.
+    is given. An attribute matters where there surely is a gap and it is larger than `margin` log-odds.
 
     With `maximising` (pictures that maximise each class): their attribute counts against those of `plain`
     (from plain prompts) and `twin_maximising`. Each is a folder with one subfolder a label, or a mapping
-    of labels to pictures. `labelled`: a CSV file (a column `file`, one an attribute) by which the judge's
-    own confusion is corrected.
+    of labels to pictures. With `draw`, or without any pictures, that many (50) are drawn for each class
+    of the classifier and of the twin by `synthesize`, through the diffusion model of `generator`, and as
+    many from the plain prompt. `labelled`: a CSV file (a column `file`, one an attribute) by which the
+    judge's own confusion is corrected.
 
-    Raises InputError: an attribute unknown to the reader, nothing to audit, too few labelled pictures.
+    Raises InputError: an attribute unknown to the reader, a negative margin, too few labelled pictures.
     """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise InputError(f"margin {margin:g}: give log-odds of 0 or more")
+    if draw < 0 or draw == 1:
+        raise InputError(f"draw {draw}: give at least 2 pictures a class, better {FEWEST}, or 0 for none")
     tree = load_corpus(corpus)
     wanted = _attributes(tree, attributes)
+    if draw and maximising is not None:
+        raise InputError("draw and maximising are both given: draw pictures of the classes, or give them")
     if images is None and maximising is None:
-        raise InputError("nothing to audit: give images (real pictures), maximising pictures, or both")
+        draw = draw or FEWEST
     on = choose_device(device)
     model = load_classifier(classifier, device=on)
     aim = choose_target(model, target) if images is not None else choose_target(model, target or 0)
@@ -97,9 +110,14 @@ def audit(
     notes: list[str] = []
     readings = _readings(labelled, reader, tree, wanted, editing.size)
     shares: tuple[AttributeShares, ...] = ()
-    if maximising is not None:
-        given = by_label(maximising, editing.size, "maximising", model.labels)
-        references = _references(plain, twin_maximising, editing.size, model.labels)
+    if maximising is not None or draw:
+        if draw:
+            how = {"held_out": draw, "editor": generator, "options": synthesis_options, "resume": resume,
+                   "device": device, "progress": progress}  # fmt: skip
+            given, references = _drawn(model, other, out, how)
+        else:
+            given = by_label(maximising, editing.size, "maximising", model.labels)
+            references = _references(plain, twin_maximising, editing.size, model.labels)
         shares = attribute_shares(reader, tree, wanted, given, references, readings)
         notes += _count_notes(given, readings)
     gaps: tuple[FairnessGap, ...] = ()
@@ -113,7 +131,7 @@ def audit(
             )  # fmt: skip
             pairs = kept_pairs(place / "edits")
         twin_aim = choose_target(other, aim.label) if other is not None else None
-        gaps = fairness_gaps(aim, list(pairs.values()), wanted, twin=twin_aim, margin=margin)
+        gaps = fairness_gaps(aim, list(pairs.values()), wanted, twin=twin_aim)
         notes += _edit_notes(gaps)
     result = AuditResult(
         classifier=model.name,
@@ -136,6 +154,27 @@ def audit(
 
 def _attributes(tree: Corpus, names: Sequence[str]) -> tuple[Attribute, ...]:
     return attributes(tree, [names] if isinstance(names, str) else names)
+
+
+def _drawn(
+    model: Classifier, twin: Classifier | None, out: str | Path | None, how: Mapping[str, Any]
+) -> tuple[Mapping[str, torch.Tensor], Mapping[Reference, Mapping[str, torch.Tensor]]]:
+    """Pictures that maximise each class, those of the plain prompts, and the twin's, by `synthesize`."""
+    found: dict[str, Mapping[str, torch.Tensor]] = {}
+    with folder(out) as place:
+        for name, one in {"synthesis": model, "twin-synthesis": twin}.items():
+            if one is None:
+                continue
+            again = how["resume"] and (place / name / "run.json").exists()
+            made = synthesize(one, list(one.labels), hard=False, out=place / name, **{**how, "resume": again})
+            shots = Shots(made.targets, place / name)
+            found[name] = {label: shots.images(label, "optimised") for label in one.labels}
+            if one is model:
+                found["plain"] = {label: shots.images(label, "plain") for label in one.labels}
+    references: dict[Reference, Mapping[str, torch.Tensor]] = {"plain": found["plain"]}
+    if twin is not None:
+        references["twin"] = found["twin-synthesis"]
+    return found["synthesis"], references
 
 
 def _references(

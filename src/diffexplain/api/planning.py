@@ -1,11 +1,20 @@
-"""What a run takes to be as sure as wanted, from a pilot."""
+"""What a run would cost, and what it takes to be as sure as wanted, before it is made."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
 from pathlib import Path
+from typing import Any
 
+from diffexplain.editors import editor_shape
+from diffexplain.errors import InputError
 from diffexplain.pilot import Need, needs
+from diffexplain.planning import PICTURE_BYTES, speed
 from diffexplain.store import read_request, read_rows
+from diffexplain.synthesis.options import SynthesisOptions
+from diffexplain.targets import units_of
 
 
 def needed(pilot: str | Path, width: float) -> list[Need]:
@@ -16,3 +25,59 @@ def needed(pilot: str | Path, width: float) -> list[Need]:
     """
     request = read_request(pilot)
     return needs(read_rows(pilot), width, images=len(request.images))
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisPlan:
+    """What a synthesis would cost; a gradient counts as two evaluations of the UNet more."""
+
+    targets: int
+    iterations: int  # at most, of all targets and restarts
+    pictures: int  # kept
+    evaluations: int  # of the UNet, at most
+    seconds: float  # nan while the editor's files are not here
+    bytes: int
+
+
+def foresee_synthesis(
+    targets: Sequence[str | int] = (),
+    *,
+    units: Sequence[str] = (),
+    editor: Any = "pocket-turbo",
+    editor_options: Mapping[str, Any] | None = None,
+    options: SynthesisOptions | Mapping[str, Any] | None = None,
+    held_out: int = 32,
+    methods: Sequence[str] = (),
+) -> SynthesisPlan:
+    """What `synthesize` with these options would cost at most; loads no model."""
+    shape = editor_shape(editor, **(editor_options or {}))
+    chosen = chosen_options(options, shape.text, shape.word)
+    asked = [units_of(u) for u in units]
+    n = len(targets) + sum(u.top or len(u.channels) for u in asked) or 1
+    iterations = n * chosen.restarts * chosen.steps
+    pictures = n * held_out * (chosen.restarts + 3 + len(methods))
+    drawn = n * held_out * (chosen.restarts + 3)
+    evaluations = shape.steps * (3 * iterations * chosen.seeds + drawn)
+    known = shape.operations and shape.size
+    return SynthesisPlan(
+        targets=n,
+        iterations=iterations,
+        pictures=pictures,
+        evaluations=evaluations,
+        seconds=evaluations * shape.operations / speed() if known else nan,
+        bytes=int(pictures * (shape.size or 512) ** 2 * PICTURE_BYTES),
+    )
+
+
+def chosen_options(
+    given: SynthesisOptions | Mapping[str, Any] | None, text: str, word: str
+) -> SynthesisOptions:
+    """Those given, over the text and word that a generator states. Raises InputError for an unknown one."""
+    if isinstance(given, SynthesisOptions):
+        return given
+    stated = {"text": text, "word": word, **(given or {})}
+    try:
+        return SynthesisOptions(**stated)
+    except TypeError as error:
+        known = ", ".join(SynthesisOptions.__slots__)
+        raise InputError(f"option {', '.join(stated)}: {error}; known are {known}") from error

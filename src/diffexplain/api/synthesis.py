@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffexplain import baselines
+from diffexplain.api.planning import chosen_options
 from diffexplain.classifiers import Classifier, WhiteBox, load_classifier
 from diffexplain.driving import Progress
 from diffexplain.editors import editor_shape
@@ -22,7 +22,6 @@ from diffexplain.errors import InputError
 from diffexplain.images import Pictures, decode_png, encode_png, pictures, rounded
 from diffexplain.metrics import clip_eyes
 from diffexplain.mining import load_model
-from diffexplain.planning import PICTURE_BYTES, speed
 from diffexplain.records import (
     Origin,
     Sample,
@@ -31,7 +30,7 @@ from diffexplain.records import (
     SynthesisResult,
     TargetResult,
 )
-from diffexplain.report.synthesis import write_synthesis_report
+from diffexplain.report.synthesis import synthesis_fragment, write_synthesis_report
 from diffexplain.rows import choose_device
 from diffexplain.store import MemoryRun, Run
 from diffexplain.synthesis import telling
@@ -49,6 +48,10 @@ from diffexplain.targets import (
     choose_target,
     units_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 METHODS: tuple[Origin, ...] = ("pixels", "natural", "decoder", "attack")
 
@@ -77,6 +80,24 @@ class Synthesis:
         if found is None:
             raise InputError(f"no target {target!r}; here are {', '.join(t.target for t in self.targets)}")
         return torch.stack([decode_png(self._png(s.picture)) for s in found.examples])
+
+    def to_frame(self) -> DataFrame:
+        """One row a target, as a pandas table. Raises MissingExtra without pandas."""
+        from diffexplain.report.tables import targets
+
+        return targets(self.result)
+
+    def plot(self, kind: str = "units") -> Figure:
+        """A figure: units. Raises InputError for another kind, MissingExtra without matplotlib."""
+        from diffexplain.report.unit_figure import unit_figure
+
+        if kind != "units":
+            raise InputError(f"kind {kind!r}: a synthesis is drawn as units")
+        return unit_figure(self.result, self._png)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return synthesis_fragment(self.result, self._png)
 
     def _png(self, digest: str) -> bytes:
         from diffexplain.store import read_picture
@@ -127,7 +148,7 @@ def synthesize(
     started = time.monotonic()
     tell = progress or (lambda what, done, total: None)
     shape = editor_shape(editor)
-    chosen = _options(options, shape.text, shape.word)
+    chosen = chosen_options(options, shape.text, shape.word)
     compared = dict(methods) if isinstance(methods, Mapping) else {m: {} for m in methods}
     _check(held_out, compared, images)
     on = choose_device(device)
@@ -195,48 +216,6 @@ def synthesize(
         return Synthesis(result, None, {r.picture: run.picture(r.picture) for r in run.rows()})
 
 
-@dataclass(frozen=True, slots=True)
-class SynthesisPlan:
-    """What a synthesis would cost; a gradient counts as two evaluations of the UNet more."""
-
-    targets: int
-    iterations: int  # at most, of all targets and restarts
-    pictures: int  # kept
-    evaluations: int  # of the UNet, at most
-    seconds: float  # nan while the editor's files are not here
-    bytes: int
-
-
-def foresee_synthesis(
-    targets: Sequence[str | int] = (),
-    *,
-    units: Sequence[str] = (),
-    editor: Any = "pocket-turbo",
-    editor_options: Mapping[str, Any] | None = None,
-    options: SynthesisOptions | Mapping[str, Any] | None = None,
-    held_out: int = 32,
-    methods: Sequence[str] = (),
-) -> SynthesisPlan:
-    """What `synthesize` with these options would cost at most; loads no model."""
-    shape = editor_shape(editor, **(editor_options or {}))
-    chosen = _options(options, shape.text, shape.word)
-    asked = [units_of(u) for u in units]
-    n = len(targets) + sum(u.top or len(u.channels) for u in asked) or 1
-    iterations = n * chosen.restarts * chosen.steps
-    pictures = n * held_out * (chosen.restarts + 3 + len(methods))
-    drawn = n * held_out * (chosen.restarts + 3)
-    evaluations = shape.steps * (3 * iterations * chosen.seeds + drawn)
-    known = shape.operations and shape.size
-    return SynthesisPlan(
-        targets=n,
-        iterations=iterations,
-        pictures=pictures,
-        evaluations=evaluations,
-        seconds=evaluations * shape.operations / speed() if known else nan,
-        bytes=int(pictures * (shape.size or 512) ** 2 * PICTURE_BYTES),
-    )
-
-
 def list_units(
     classifier: Any,
     images: Any,
@@ -256,17 +235,6 @@ def list_units(
 
 
 # -- what is asked ------------------------------------------------------------------------------------
-
-
-def _options(given: SynthesisOptions | Mapping[str, Any] | None, text: str, word: str) -> SynthesisOptions:
-    if isinstance(given, SynthesisOptions):
-        return given
-    stated = {"text": text, "word": word, **(given or {})}
-    try:
-        return SynthesisOptions(**stated)
-    except TypeError as error:
-        known = ", ".join(SynthesisOptions.__slots__)
-        raise InputError(f"option {', '.join(stated)}: {error}; known are {known}") from error
 
 
 def _check(held_out: int, methods: Iterable[str], images: Any) -> None:

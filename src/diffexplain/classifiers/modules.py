@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,17 @@ class ModuleClassifier(Adapter):
         self.preprocessing = preprocessing or Preprocessing(size=size, mean=tuple(mean), std=tuple(std))
         self._device = device or torch.device("cpu")
         self._module = module.to(self._device)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+        return self._module
+
+    def with_module(self, module: nn.Module, name: str) -> ModuleClassifier:
+        """Another network behind the same labels and preprocessing."""
+        made = copy.copy(self)
+        made.name, made._module = name, module.to(self._device)
+        return made
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -5,7 +5,18 @@ from typing import Any
 
 import typer
 
-from diffexplain.cli import audits, classifiers, corpora, explanations, plans, reports, study, synthesis, web
+from diffexplain.cli import (
+    audits,
+    classifiers,
+    corpora,
+    explanations,
+    plans,
+    reports,
+    spurious,
+    study,
+    synthesis,
+    web,
+)
 from diffexplain.cli.console import EXIT_INPUT, group
 
 #: what Typer raises for a wrong command line.
@@ -16,7 +27,7 @@ app = group(
     help="Which meanings drive an image classifier's decision, how much, and how sure are we?",
     no_args_is_help=True,
 )
-for part in (explanations, synthesis, corpora, classifiers, audits, plans, reports, study, web):
+for part in (explanations, synthesis, spurious, corpora, classifiers, audits, plans, reports, study, web):
     app.add_typer(part.commands)
 
 

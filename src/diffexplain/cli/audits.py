@@ -62,6 +62,15 @@ def audit(
     labelled: Annotated[
         Path | None, typer.Option(help="CSV (file, attribute, …) that the reader is calibrated on")
     ] = None,
+    draw: Annotated[
+        int, typer.Option(help="draw so many pictures of each class, in place of --maximising; alone: 50")
+    ] = 0,
+    generator: Annotated[
+        str, typer.Option(help="whose model draws them, as `synthesize` takes it")
+    ] = "pocket-turbo",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="of that synthesis: steps=8, restarts=1, …")
+    ] = None,
     margin: Annotated[float, typer.Option(help="gap in log-odds that is tolerated")] = 0.0,
     seeds: Annotated[int, typer.Option(help="noises per image")] = 1,
     out: Annotated[Path | None, typer.Option(help="run folder [default: runs/audit-CLASSIFIER]")] = None,
@@ -90,6 +99,9 @@ def audit(
                 plain=plain,
                 twin_maximising=twin_maximising,
                 labelled=labelled,
+                draw=draw,
+                generator=generator,
+                synthesis_options=settings(option or []),
                 margin=margin,
                 seeds=seeds,
                 out=place,
@@ -178,7 +190,7 @@ def _show_audit(result: AuditResult, place: Path) -> None:
             )  # fmt: skip
         console.print(table)
         for a in result.attribute_gaps:
-            verdict = "matters" if a.q < 0.05 else "not shown to matter"
+            verdict = "matters" if a.matters(result.margin) else "not shown to matter"
             within = f" beyond ±{result.margin:g}" if result.margin else ""
             console.print(Text(f"{a.attribute}: {verdict}{within}, q = {a.q:.3f}"))
     if result.shares:

@@ -18,18 +18,22 @@ commands = group()
 @commands.command()
 def figure(
     run: Annotated[Path, typer.Argument(help="a finished run folder")],
-    kind: Annotated[str, typer.Option(help="hierarchy, grid, pairs or forest")] = "hierarchy",
+    kind: Annotated[
+        str | None,
+        typer.Option(help="hierarchy (default), grid, pairs or forest; units, of a synthesis"),
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="pdf, svg or png")] = "pdf",
     out: Annotated[Path | None, typer.Option(help="file [default: RUN/KIND.FORMAT]")] = None,
 ) -> None:
     """Draw a figure for a paper: text and lines as vectors, fonts embedded."""
-    from diffexplain.report.figures import figure as draw
-    from diffexplain.report.figures import save_figure
-    from diffexplain.report.finished import Finished
+    from diffexplain.report.drawing import save_figure
+    from diffexplain.report.figures import figure_of
+    from diffexplain.store import read_kind
 
     with errors():
-        path = out or run / f"{kind}.{form}"
-        typer.echo(f"figure: {save_figure(draw(Finished.read(run), kind), path)}")
+        drawn = figure_of(run, kind)
+        usual = "units" if read_kind(run) == "synthesis" else "hierarchy"
+        typer.echo(f"figure: {save_figure(drawn, out or run / f'{kind or usual}.{form}')}")
 
 
 @commands.command()

@@ -12,7 +12,7 @@ import typer
 from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
 
 if TYPE_CHECKING:
-    from diffexplain.api.synthesis import SynthesisPlan
+    from diffexplain.api.planning import SynthesisPlan
     from diffexplain.records import SynthesisResult
 
 commands = group()
@@ -94,7 +94,7 @@ def synthesize(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Optimise prompts so that the pictures made from them show what a class or hidden unit wants to see."""
-    from diffexplain.api import synthesis
+    from diffexplain.api import planning, synthesis
     from diffexplain.synthesis.blackbox import BlackBoxOptions
 
     with errors():
@@ -103,7 +103,7 @@ def synthesize(
             "options": settings(option or []), "held_out": held_out, "methods": compare or [],
         }  # fmt: skip
         if dry_run:
-            _show_plan(synthesis.foresee_synthesis(target or [], **common), as_json)
+            _show_plan(planning.foresee_synthesis(target or [], **common), as_json)
             return
         folder = out or Path("runs") / slug(f"{classifier}-synthesis")
         budget = BlackBoxOptions(queries=black_box) if black_box is not None else None

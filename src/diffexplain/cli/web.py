@@ -21,6 +21,9 @@ def web(
         list[str] | None, typer.Option(help="allow this spec too, such as package.module:function")
     ] = None,
     editor: Annotated[list[str] | None, typer.Option(help="offer this editor too")] = None,
+    miner: Annotated[
+        str | None, typer.Option(help="mine corpora by this model too: openai:MODEL@BASE-URL")
+    ] = None,
     password_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="environment variable that holds a password")
     ] = None,
@@ -37,5 +40,6 @@ def web(
             raise InputError(f"--password-env {password_env}: is not set: export it before the start")
         typer.echo(f"app: http://{host}:{port}/ (Ctrl-C ends it; runs are kept in {root})")
         app.serve(
-            root, host=host, port=port, password=password, classifiers=classifier or (), editors=editor or ()
-        )
+            root, host=host, port=port, password=password, classifiers=classifier or (),
+            editors=editor or (), miner=miner,
+        )  # fmt: skip

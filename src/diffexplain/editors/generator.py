@@ -57,7 +57,10 @@ class GeneratorOptions:
 
 
 class Generator:
-    """Draws pictures from prompts, with or without a gradient. Keeps no state between calls."""
+    """Draws pictures from prompts, with or without a gradient. Keeps no state between calls.
+
+    `model` are the components, `path` the times and noise levels, `exact` what latents are computed in.
+    """
 
     def __init__(
         self,
@@ -71,27 +74,27 @@ class Generator:
         """`dtype`, of everything, wins over that of the options."""
         on = device or torch.device("cpu")
         self.name, self.options = name, options
-        self._model = LatentDiffusion(
+        self.model = LatentDiffusion(
             pipeline,
             rows=options.rows or (0 if on.type == "cuda" else ON_CPU),
             device=on,
             dtype=dtype or choose_dtype(options.dtype, on),
             embedded_guidance=options.embedded_guidance,
         )
-        self._exact = torch.promote_types(dtype or torch.float32, torch.float32)  # of latents
+        self.exact = torch.promote_types(dtype or torch.float32, torch.float32)  # of latents
         self._lcm = options.sampler == "lcm"
         if options.sampler == "auto":
             self._lcm = type(pipeline.scheduler).__name__ == "LCMScheduler"
-        self._path = _path(pipeline.scheduler, options, self._lcm)
-        self.size, self.rows, self.steps = self._model.size, self._model.rows, options.steps
-        self.width = sum(weight.shape[1] for _, weight in self._model.vocabularies)
-        side, depth = self.size // self._model.factor, int(pipeline.unet.config.in_channels)
+        self.path = _path(pipeline.scheduler, options, self._lcm)
+        self.size, self.rows, self.steps = self.model.size, self.model.rows, options.steps
+        self.width = sum(weight.shape[1] for _, weight in self.model.vocabularies)
+        side, depth = self.size // self.model.factor, int(pipeline.unet.config.in_channels)
         self.latent_shape = (depth, side, side)
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self._model.device
+        return self.model.device
 
     def settings(self) -> dict[str, Any]:
         """What the run record needs to repeat a picture."""
@@ -106,7 +109,7 @@ class Generator:
         Raises EditorError when a word is no token at all.
         """
         parts = []
-        for tokenizer, weight in self._model.vocabularies:
+        for tokenizer, weight in self.model.vocabularies:
             ids = tokenizer(word, add_special_tokens=False)["input_ids"]
             parts.append(weight[ids].detach().float().cpu())
         if not len(parts[0]):
@@ -116,12 +119,12 @@ class Generator:
     @cached_property
     def vocabulary(self) -> tuple[list[str], torch.Tensor]:
         """Words of letters that are one token, and their embeddings (V, D) float32 on the CPU."""
-        tokenizer = self._model.vocabularies[0][0]
+        tokenizer = self.model.vocabularies[0][0]
         known = sorted(tokenizer.get_vocab().items(), key=lambda item: int(item[1]))
         special = set(tokenizer.all_special_ids)
         words = {t.removesuffix("</w>"): i for t, i in known if t.endswith("</w>") and i not in special}
         words = {word: i for word, i in words.items() if word.isascii() and word.isalpha() and word.islower()}
-        rows = [weight[list(words.values())] for _, weight in self._model.vocabularies]
+        rows = [weight[list(words.values())] for _, weight in self.model.vocabularies]
         return list(words), torch.cat(rows, dim=-1).detach().float().cpu()
 
     def states(self, soft: torch.Tensor, text: str = "a picture of a") -> Said:
@@ -129,11 +132,11 @@ class Generator:
 
         Raises EditorError when they do not fit behind the text.
         """
-        return self._model.spoken(text, soft.to(self.device))
+        return self.model.spoken(text, soft.to(self.device))
 
     def prompts(self, texts: Sequence[str]) -> Said:
         """Real prompts, one a row."""
-        return self._model.say(texts)
+        return self.model.say(texts)
 
     # -- pictures ---------------------------------------------------------------------------------------
 
@@ -156,7 +159,7 @@ class Generator:
         said = (conditioning.states.detach(), conditioning.pooled.detach(), conditioning.tokens)
         with torch.no_grad():
             latents = in_rows(drawn, *said, noise, rows=self.rows)
-        return self._model.decode(latents, (self.size, self.size))
+        return self.model.decode(latents, (self.size, self.size))
 
     def draw(
         self,
@@ -176,11 +179,11 @@ class Generator:
         """
         if checkpointing is None:
             checkpointing = self.latent_shape[-1] >= LARGE
-        self._model.checkpoint(checkpointing)
+        self.model.checkpoint(checkpointing)
         noise = self.noises(seeds)
         first = noise[:, 0] if latent is None else latent.to(noise)
         given = max(0, self.steps - k) if mode == "last-k" else 0
-        return self._model.decoded(
+        return self.model.decoded(
             self._sampled(conditioning, noise, first, given, detached=mode == "detached")
         )
 
@@ -192,16 +195,16 @@ class Generator:
             generator = torch.Generator().manual_seed(seed)
             return torch.stack([torch.randn(self.latent_shape, generator=generator) for _ in range(n)])
 
-        return torch.stack([drawn(seed) for seed in seeds]).to(self.device, self._exact)
+        return torch.stack([drawn(seed) for seed in seeds]).to(self.device, self.exact)
 
     def _sampled(
         self, said: Said, noise: torch.Tensor, x: torch.Tensor, given: int, *, detached: bool
     ) -> torch.Tensor:
         """Latents (R, C, h, w) at the end of the path; the first `given` steps get no gradient."""
-        path = self._path
+        path = self.path
         for i, time in enumerate(path.times):
             with torch.no_grad() if i < given else nullcontext():
-                answer = self._model.asked(x.detach() if detached else x, time, said)
+                answer = self.model.asked(x.detach() if detached else x, time, said)
                 clean = path.clean(x, answer, i)
                 alpha, sigma = float(path.alpha[i + 1]), float(path.sigma[i + 1])
                 if i + 1 == len(path):

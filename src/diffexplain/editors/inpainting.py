@@ -44,10 +44,10 @@ def inpaint(
         )
     if rounds < 1:
         raise EditorError(f"rounds is {rounds}; it is at least 1")
-    kept = generator._model.encode(images).to(generator.device, generator._exact)  # (N, C, h, w)
+    kept = generator.model.encode(images).to(generator.device, generator.exact)  # (N, C, h, w)
     cells = _cells(generator, masks)
     said = generator.prompts(list(prompts))
-    noise = _noises(generator, seeds, len(generator._path) * rounds * 2)
+    noise = _noises(generator, seeds, len(generator.path) * rounds * 2)
 
     def drawn(
         states: torch.Tensor, pooled: torch.Tensor, tokens: torch.Tensor, kept: torch.Tensor,
@@ -59,8 +59,8 @@ def inpaint(
         latents = in_rows(
             drawn, said.states, said.pooled, said.tokens, kept, cells.to(kept), noise, rows=generator.rows
         )
-    made = generator._model.decode(latents, side)
-    plain = generator._model.decode(kept, side)
+    made = generator.model.decode(latents, side)
+    plain = generator.model.decode(kept, side)
     anew = F.interpolate(cells, side, mode="nearest").bool()
     return torch.where(anew, made, plain)
 
@@ -82,7 +82,7 @@ def _noises(generator: Generator, seeds: Sequence[int], n: int) -> torch.Tensor:
         source = torch.Generator().manual_seed(seed)
         return torch.randn(n, *generator.latent_shape, generator=source)
 
-    return torch.stack([drawn(seed) for seed in seeds]).to(generator.device, generator._exact)
+    return torch.stack([drawn(seed) for seed in seeds]).to(generator.device, generator.exact)
 
 
 def _blended(
@@ -94,7 +94,7 @@ def _blended(
     rounds: int,
 ) -> torch.Tensor:
     """z_{t-1} = m·(a step from z_t) + (1 - m)·(α·z_0 + σ·ε), and back to z_t by q(z_t | z_{t-1})."""
-    path, model = generator._path, generator._model
+    path, model = generator.path, generator.model
     draws = iter(noise.unbind(1))
     x = noise[:, 0]  # pure where it is drawn anew
     for i, time in enumerate(path.times):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import re
+import sys
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +22,11 @@ ROWS = 16
 
 
 class Segmenter(Protocol):
-    """Finds concepts' regions in pictures."""
+    """Finds concepts' regions in pictures.
+
+    It may also have `finds` (False: it says where a thing would be, not whether it is there), `locates`
+    (False: it says whether, not where) and `bare` (True: it wants a thing's name, not a sentence).
+    """
 
     name: str
 
@@ -31,6 +39,7 @@ class AvatarRegions:
     """The avatars world's own answer: avatars are aligned, so a concept's reach is the same in all."""
 
     name = "world:avatars"
+    finds = False
 
     def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
         """The reach of each concept's attribute; everywhere for a concept that the world does not have."""
@@ -78,24 +87,87 @@ class CLIPSegRegions:
         return said[0].cpu()
 
 
-def load_segmenter(spec: Any, *, device: torch.device | None = None) -> Segmenter | None:
-    """A segmenter from `world:avatars`, `pocket`, `clipseg:ORG/NAME` or `clipseg:FOLDER`; none for "none".
+class CallableRegions:
+    """Any function of pictures (N, 3, H, W) in [0, 1] and N prompts to masks (N, H, W)."""
 
-    None and a Segmenter in hand pass through. Raises EditorError when it cannot be loaded.
+    def __init__(self, function: Callable[..., Any], *, name: str) -> None:
+        self.name, self._function = name, function
+        for told in ("finds", "locates", "bare"):
+            if hasattr(function, told):
+                setattr(self, told, bool(getattr(function, told)))
+
+    def regions(self, images: torch.Tensor, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
+        """The function's masks as booleans; numbers count from one half on. Raises EditorError for others."""
+        try:
+            found = torch.as_tensor(self._function(images, list(prompts)))
+        except Exception as error:  # a user's function raises anything
+            line = (str(error).splitlines() or ["no message"])[0][:200]
+            raise EditorError(f"segmenter {self.name!r} raised {type(error).__name__}: {line}") from error
+        wanted = (len(images), *images.shape[-2:])
+        if tuple(found.shape) != wanted:
+            raise EditorError(
+                f"segmenter {self.name!r} returned shape {tuple(found.shape)} for {len(images)} pictures; "
+                f"expected masks {wanted}"
+            )
+        return found if found.dtype == torch.bool else found >= 0.5
+
+
+SPECS = (
+    "world:avatars, pocket, clipseg:NAME, groundingdino:NAME+SAM2NAME, owlv2:NAME (hub names or folders), "
+    "package.module:function and none"
+)
+
+
+def load_segmenter(spec: Any, *, device: torch.device | None = None) -> Segmenter | None:
+    """A segmenter from `pocket`, `clipseg:`, `groundingdino:NAME+SAM2NAME`, `owlv2:`, `world:avatars`.
+
+    Or from `package.module:function`, or a function in hand. None for "none"; None and a Segmenter in hand
+    pass through. Raises EditorError when it cannot be loaded.
     """
-    if spec is None or not isinstance(spec, str):
-        return spec
+    if spec is None or hasattr(spec, "regions"):
+        return spec  # type: ignore[no-any-return]
+    if callable(spec):
+        return CallableRegions(spec, name=getattr(spec, "__name__", "function"))
+    spec = str(spec)
+    kind, colon, source = spec.partition(":")
     if spec == "none":
         return None
     if spec == "world:avatars":
         return AvatarRegions()
-    if spec != "pocket" and not spec.startswith("clipseg:"):
-        raise EditorError(
-            f"no segmenter {spec!r}; "
-            "there are world:avatars, pocket, clipseg:ORG/NAME, clipseg:FOLDER and none"
-        )
+    if spec == "pocket" or (kind == "clipseg" and source):
+        return _clipseg(spec, source, device)
+    if kind in ("groundingdino", "owlv2"):
+        from diffexplain.judges import detectors
+
+        load: Any = detectors.load_grounded if kind == "groundingdino" else detectors.load_boxes
+        return load(spec, source, device)  # type: ignore[no-any-return]
+    if colon and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", spec) and kind not in ("world", "clip"):
+        return CallableRegions(_imported(spec), name=spec)
+    raise EditorError(f"no segmenter {spec!r}; there are {SPECS}")
+
+
+def _clipseg(spec: str, source: str, device: torch.device | None) -> CLIPSegRegions:
     from transformers import CLIPSegForImageSegmentation
 
-    source = str(pocket.ROOT / "clipseg") if spec == "pocket" else spec.removeprefix("clipseg:")
-    loaded = pretrained(CLIPSegForImageSegmentation, source, f"segmenter {spec!r}", device)
+    where = str(pocket.ROOT / "clipseg") if spec == "pocket" else source
+    loaded = pretrained(CLIPSegForImageSegmentation, where, f"segmenter {spec!r}", device)
     return CLIPSegRegions(loaded, name=spec)
+
+
+def _imported(spec: str) -> Callable[..., Any]:
+    """`package.module:function`, imported because a person typed it, as `python -m` would find it."""
+    module, _, attribute = spec.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a user's module raises anything
+        line = (str(error).splitlines() or ["no message"])[0][:200]
+        raise EditorError(
+            f"cannot import segmenter {spec!r}: {type(error).__name__}: {line}; give one of {SPECS}"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise EditorError(f"segmenter {spec!r} is {type(found).__name__}, no function of images and prompts")
+    return found  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ from diffexplain.records.explanation import (
     Stage,
     Status,
 )
+from diffexplain.records.spurious import Looked, SpuriousRequest, SpuriousResult
 from diffexplain.records.synthesis import (
     Comparison,
     Origin,
@@ -52,6 +53,7 @@ class Kind(NamedTuple):
 KINDS: Mapping[str, Kind] = {
     "explanation": Kind(Request, Effect, Result, ("reconstruction", "edited")),
     "synthesis": Kind(SynthesisRequest, Sample, SynthesisResult, ("picture",)),
+    "spurious": Kind(SpuriousRequest, Looked, SpuriousResult, ("picture", "masked")),
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "Interval",
     "JointPath",
     "Kind",
+    "Looked",
     "Origin",
     "Placebo",
     "Question",
@@ -80,6 +83,8 @@ __all__ = [
     "Restart",
     "Result",
     "Sample",
+    "SpuriousRequest",
+    "SpuriousResult",
     "Stage",
     "Status",
     "SynthesisCost",

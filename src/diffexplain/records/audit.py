@@ -41,7 +41,7 @@ class FairnessGap:
     gap: float  # mean Δ log-odds; less the twin's, where a twin is given
     low: float
     high: float
-    p: float  # of "the gap is within ± margin"
+    p: float  # of "there is no gap"
     q: float
     flip_rate: float
     flip_low: float  # exact interval
@@ -51,7 +51,7 @@ class FairnessGap:
 
 @dataclass(frozen=True, slots=True)
 class AttributeGap:
-    """Whether an attribute matters at all: its strongest edit, tested over all of its edits."""
+    """Whether an attribute matters at all: its largest gap, tested over all of its edits."""
 
     attribute: str
     concept: str
@@ -60,7 +60,11 @@ class AttributeGap:
     low: float  # of that edit alone
     high: float
     p: float  # Simes over the attribute's edits
-    q: float  # Benjamini–Hochberg over attributes
+    q: float  # Benjamini–Yekutieli over attributes
+
+    def matters(self, margin: float) -> bool:
+        """Whether there surely is a gap, and it is larger than the margin as estimated."""
+        return self.q < 0.05 and abs(self.gap) > margin
 
 
 @dataclass(frozen=True, slots=True)

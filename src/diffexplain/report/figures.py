@@ -8,34 +8,51 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from diffexplain.errors import InputError, MissingExtra, RunError
+from diffexplain.errors import InputError, RunError
 from diffexplain.records import Effect
 from diffexplain.report import regions, wording
+from diffexplain.report.drawing import (
+    DOWN,
+    EDITED,
+    ORIGINAL,
+    QUIET,
+    TWO_COLUMNS,
+    UP,
+    blank,
+    matplotlib_drawing,
+    picture,
+    put_text,
+    shortened,
+)
 from diffexplain.report.evidence import Key, evidence
 from diffexplain.report.finished import Finished
 from diffexplain.report.page import distinct, hero
 from diffexplain.report.rows import Node, Row, rows, tree
+from diffexplain.report.unit_figure import unit_figure
+from diffexplain.store import read_kind, read_picture, read_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("pdf", "svg", "png")
-FONTS: Any = {
-    "pdf.fonttype": 42,  # TrueType, which publishers ask for
-    "svg.fonttype": "path",
-    "svg.hashsalt": "diffexplain",  # the same figure gives the same bytes
-    "font.size": 7,
-    "font.family": "sans-serif",
-    "axes.linewidth": 0.6,
-}
-TWO_COLUMNS = 7.16  # inches of a paper's width
-ORIGINAL, EDITED, UP, DOWN, QUIET = "#d01f2e", "#000000", "#0a5cad", "#a84300", "#5a6069"
 FOREST, COLUMNS, LINES, LEAVES = 30, 7, 4, 12  # at most: rows, attributes, pictures, sub-types
 _WIDE, _TALL, _SIDE = 0.98, 1.32, 0.68  # inches: a cell of the hierarchy, its picture
+
+
+def figure_of(folder: Path, kind: str | None = None) -> Figure:
+    """A figure of any finished run, from its folder: by default `hierarchy`, and `units` of a synthesis.
+
+    Raises InputError for a kind that it has not, RunError when there is nothing to draw, MissingExtra.
+    """
+    if read_kind(folder) != "synthesis":
+        return figure(Finished.read(folder), kind or "hierarchy")
+    if kind not in (None, "units"):
+        raise InputError(f"figure kind {kind!r}: a synthesis is drawn as units")
+    return unit_figure(read_result(folder), partial(read_picture, folder))
 
 
 def figure(run: Finished, kind: str) -> Figure:
@@ -45,38 +62,19 @@ def figure(run: Finished, kind: str) -> Figure:
     """
     draw = _KINDS.get(kind)
     if draw is None:
-        raise InputError(f"figure kind {kind!r}: choose {', '.join(_KINDS)}")
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingExtra("matplotlib", "figures") from None
+        only = "; units is of a synthesis" if kind == "units" else ""
+        raise InputError(f"figure kind {kind!r}: choose {', '.join(_KINDS)}{only}")
     ranked = [row for row in rows(run.result) if row.measured]
     if not ranked:
         raise RunError(f"figure {kind}: no question of this run was measured, so there is nothing to draw")
-    with matplotlib.rc_context(FONTS):
+    with matplotlib_drawing():
         return draw(run, ranked)
-
-
-def save_figure(drawn: Figure, path: Path) -> Path:
-    """Write a figure as PDF, SVG or PNG, by its file's ending. Raises InputError and RunError."""
-    import matplotlib
-
-    form = path.suffix.removeprefix(".")
-    if form not in FORMATS:
-        raise InputError(f"figure format {form!r}: choose {', '.join(FORMATS)}")
-    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[form]
-    try:
-        with matplotlib.rc_context(FONTS):
-            drawn.savefig(path, format=form, dpi=300, bbox_inches="tight", pad_inches=0.04, metadata=undated)
-    except OSError as problem:
-        raise RunError(f"figure {str(path)!r} cannot be written: {problem.strerror}") from problem
-    return path
 
 
 def _forest(run: Finished, ranked: Sequence[Row]) -> Figure:
     """Effects with intervals on one axis; hollow where undecided, a diamond where truth is known."""
     shown = ranked[:FOREST]
-    drawn = _blank(TWO_COLUMNS, 0.7 + 0.19 * len(shown))
+    drawn = blank(TWO_COLUMNS, 0.7 + 0.19 * len(shown))
     axes = drawn.add_axes((0.3, 0.35 / drawn.get_figheight(), 0.46, 1 - 0.5 / drawn.get_figheight()))
     axes.axvline(0, color="#999999", linewidth=0.6)
     for y, row in enumerate(reversed(shown)):
@@ -86,9 +84,11 @@ def _forest(run: Finished, ranked: Sequence[Row]) -> Figure:
         if row.truth == row.truth:
             axes.plot(row.truth, y, "D", color="black", markerfacecolor="none", markersize=3.5)
         side = {"transform": axes.get_yaxis_transform(), "va": "center"}
-        _text(axes, -0.02, y, f"{wording.sign(r.direction)} {_short(r.concept, 44)}", ha="right", **side)
+        put_text(
+            axes, -0.02, y, f"{wording.sign(r.direction)} {shortened(r.concept, 44)}", ha="right", **side
+        )
         told = f"{wording.signed(r.effect)} ({wording.interval(r.low, r.high)})"
-        _text(axes, 1.02, y, f"{told}, q {wording.chance(r.q)}", color=QUIET, **side)
+        put_text(axes, 1.02, y, f"{told}, q {wording.chance(r.q)}", color=QUIET, **side)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     most = max(abs(row.result.effect) for row in shown)
     low, high = axes.get_xlim()
@@ -96,7 +96,7 @@ def _forest(run: Finished, ranked: Sequence[Row]) -> Figure:
     axes.set_yticks([])
     axes.spines[["left", "right", "top"]].set_visible(False)
     _sides(drawn, run, 0.3, 0.76, 0.02 / drawn.get_figheight(), line=False)
-    _text(drawn, 0.53, 0.02 / drawn.get_figheight(), "change in log-odds", ha="center", va="center")
+    put_text(drawn, 0.53, 0.02 / drawn.get_figheight(), "change in log-odds", ha="center", va="center")
     return drawn
 
 
@@ -109,20 +109,20 @@ def _pairs(run: Finished, ranked: Sequence[Row]) -> Figure:
     wide = (1 - gap * (count - 1)) / count
     inches = TWO_COLUMNS * min(1.0, count / 3)
     tall = inches * wide / 2
-    drawn = _blank(inches, tall + 0.75)
+    drawn = blank(inches, tall + 0.75)
     for k, (row, e) in enumerate(chosen):
         left, base, high = k * (wide + gap), 0.75 / (tall + 0.75), tall / (tall + 0.75)
         before, after = regions.pixels(run.picture, e.reconstruction), regions.pixels(run.picture, e.edited)
         half = wide / 2 - 0.003
-        _picture(drawn.add_axes((left, base, half, high)), before, ORIGINAL, _badge(e, "before"))
+        picture(drawn.add_axes((left, base, half, high)), before, ORIGINAL, _badge(e, "before"))
         edited = drawn.add_axes((left + wide / 2 + 0.003, base, half, high))
-        _picture(edited, after, EDITED, _badge(e, "after"), before)
+        picture(edited, after, EDITED, _badge(e, "after"), before)
         r, middle = row.result, left + wide / 2
         tone = UP if r.effect > 0 else DOWN
-        head = f"{wording.sign(r.direction)} {_short(row.name, 22)}  {wording.signed(r.effect)}"
-        _text(drawn, middle, base - 0.02, head, ha="center", va="top", color=tone, weight="bold")
-        low = f"{_short(r.concept, 30)}\n{wording.interval(r.low, r.high)}"
-        _text(drawn, middle, base - 0.17 / (tall + 0.75), low, ha="center", va="top", color=QUIET, size=6)
+        head = f"{wording.sign(r.direction)} {shortened(row.name, 22)}  {wording.signed(r.effect)}"
+        put_text(drawn, middle, base - 0.02, head, ha="center", va="top", color=tone, weight="bold")
+        low = f"{shortened(r.concept, 30)}\n{wording.interval(r.low, r.high)}"
+        put_text(drawn, middle, base - 0.17 / (tall + 0.75), low, ha="center", va="top", color=QUIET, size=6)
     _sides(drawn, run, 0.0, 1.0, 0.03)
     return drawn
 
@@ -141,28 +141,28 @@ def _grid(run: Finished, ranked: Sequence[Row]) -> Figure:
         raise RunError("figure grid: the run kept no pictures to show")
     cell, head = TWO_COLUMNS / (COLUMNS + 1), 0.42
     high = head + cell * len(images)
-    drawn = _blank(cell * (len(chosen) + 1), high)
+    drawn = blank(cell * (len(chosen) + 1), high)
 
     def place(line: int, column: int) -> Axes:
         x, width = column / (len(chosen) + 1), 1 / (len(chosen) + 1)
         y = 1 - (head + (line + 1) * cell) / high
         return drawn.add_axes((x + 0.02 * width, y + 0.02 * cell / high, 0.96 * width, 0.96 * cell / high))
 
-    _text(drawn, 0.5 / (len(chosen) + 1), 1 - 0.38 / high, "original", ha="center", va="bottom")
+    put_text(drawn, 0.5 / (len(chosen) + 1), 1 - 0.38 / high, "original", ha="center", va="bottom")
     for column, row in enumerate(chosen, 1):
         at, r = (column + 0.5) / (len(chosen) + 1), row.result
-        name = f"{wording.sign(r.direction)} {_short(row.name, 16)}"
-        _text(drawn, at, 1 - 0.23 / high, name, ha="center", va="bottom", weight="bold")
+        name = f"{wording.sign(r.direction)} {shortened(row.name, 16)}"
+        put_text(drawn, at, 1 - 0.23 / high, name, ha="center", va="bottom", weight="bold")
         tone = UP if r.effect > 0 else DOWN
-        _text(drawn, at, 1 - 0.38 / high, wording.signed(r.effect), ha="center", va="bottom", color=tone)
+        put_text(drawn, at, 1 - 0.38 / high, wording.signed(r.effect), ha="center", va="bottom", color=tone)
     for line, image in enumerate(images):
         any_edit = next(column[image] for column in held if image in column)
         before = regions.pixels(run.picture, any_edit.reconstruction)
-        _picture(place(line, 0), before, ORIGINAL, _badge(any_edit, "before"))
+        picture(place(line, 0), before, ORIGINAL, _badge(any_edit, "before"))
         for column, edits in enumerate(held, 1):
             if e := edits.get(image):
                 after = regions.pixels(run.picture, e.edited)
-                _picture(place(line, column), after, EDITED, _badge(e, "after"), before)
+                picture(place(line, column), after, EDITED, _badge(e, "after"), before)
     return drawn
 
 
@@ -177,12 +177,12 @@ def _hierarchy(run: Finished, ranked: Sequence[Row]) -> Figure:
     places: list[Place] = []
     columns = _arrange(roots, places)
     depth = max(place.node.depth for place in places) + (2 if image else 1)
-    sheet = _Sheet(_blank(_WIDE * columns, _TALL * depth))
+    sheet = _Sheet(blank(_WIDE * columns, _TALL * depth))
     middle = columns / 2 - 0.5
     if image:
         first = next(edits[image] for edits in held.values() if image in edits)
         axes = sheet.axes(middle, 0)
-        _picture(axes, regions.pixels(run.picture, first.reconstruction), ORIGINAL, _badge(first, "before"))
+        picture(axes, regions.pixels(run.picture, first.reconstruction), ORIGINAL, _badge(first, "before"))
         sheet.text(middle, 0, 0.72, "original", weight="bold", size=6.5)
     for place in places:
         line = place.node.depth + (1 if image else 0)
@@ -202,7 +202,7 @@ def _node(
     image: str,
 ) -> None:
     """A concept's picture, name and effect; where it was not asked itself, its name."""
-    label = _short(place.node.name, 18)
+    label = shortened(place.node.name, 18)
     if not place.node.rows:
         sheet.text(place.column, line, 0.45, label, weight="bold")
         return
@@ -211,7 +211,7 @@ def _node(
     e = held.get((r.concept, r.direction), {}).get(image) or next(iter(r.examples), None)
     if e is not None:
         before, after = regions.pixels(run.picture, e.reconstruction), regions.pixels(run.picture, e.edited)
-        _picture(sheet.axes(place.column, line), after, EDITED, _badge(e, "after"), before)
+        picture(sheet.axes(place.column, line), after, EDITED, _badge(e, "after"), before)
     tone = (UP if r.effect > 0 else DOWN) if row.found else QUIET
     sheet.text(place.column, line, 0.72, f"{wording.sign(r.direction)} {label}", weight="bold", size=6.5)
     told = f"{wording.signed(r.effect)} ({wording.signed(r.low, 1)}, {wording.signed(r.high, 1)})"
@@ -276,7 +276,7 @@ class _Sheet:
     def text(self, column: float, line: int, below: float, text: str, **style: Any) -> None:
         """Centred, `below` inches under the cell's top."""
         x, y = (column + 0.5) * _WIDE, self.height - line * _TALL - below
-        _text(self.drawn, x / self.width, y / self.height, text, ha="center", va="top", **style)
+        put_text(self.drawn, x / self.width, y / self.height, text, ha="center", va="top", **style)
 
     def join(self, parent: float, column: float, line: int) -> None:
         """An elbow from the parent's text down to a cell."""
@@ -289,39 +289,14 @@ class _Sheet:
         self.drawn.add_artist(path)
 
 
-def _blank(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height))
-
-
-def _picture(axes: Axes, shown: Any, frame: str, badge: str, before: Any = None) -> None:
-    """A framed picture with its badge; with the picture before, an inset of a small change."""
-    axes.imshow(shown, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color(frame)
-    axes.spines[:].set_linewidth(1.6)
-    plate = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
-    _text(axes, 0.025, 0.975, badge, transform=axes.transAxes, ha="left", va="top", size=6, weight="bold",
-          color="black", bbox=plate, zorder=5)  # fmt: skip
-    part = regions.magnify(regions.changed(before, shown)) if before is not None else None
-    if part:
-        inset = axes.inset_axes((0.56, 0.02, 0.42, 0.42))
-        inset.imshow(shown[part.y : part.y + part.height, part.x : part.x + part.width])
-        inset.set_xticks([])
-        inset.set_yticks([])
-        inset.spines[:].set_color("white")
-
-
 def _sides(drawn: Figure, run: Finished, left: float, right: float, at: float, *, line: bool = True) -> None:
     """The axis between the two class names."""
     away, target = wording.sides(run.result.request)
     if line:
         high = at + 0.14 / drawn.get_figheight()
         drawn.add_artist(_arrow((left, high), (right, high), drawn))
-    _text(drawn, left, at, f"← {_short(away, 40)}", ha="left", va="center", color=DOWN, weight="bold")
-    _text(drawn, right, at, f"{_short(target, 40)} →", ha="right", va="center", color=UP, weight="bold")
+    put_text(drawn, left, at, f"← {shortened(away, 40)}", ha="left", va="center", color=DOWN, weight="bold")
+    put_text(drawn, right, at, f"{shortened(target, 40)} →", ha="right", va="center", color=UP, weight="bold")
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float], drawn: Figure) -> Any:
@@ -337,15 +312,6 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], drawn: Figure) 
     return FancyArrowPatch(start, end, transform=drawn.transFigure, mutation_scale=6, **style)
 
 
-def _text(place: Any, x: float, y: float, text: str, **style: Any) -> None:
-    place.text(x, y, text, parse_math=False, **style)  # "$" in a label is no formula
-
-
 def _badge(e: Effect, when: str) -> str:
     probability = e.probability_before if when == "before" else e.probability_after
     return wording.badge(probability, e.score_before if when == "before" else e.score_after)
-
-
-def _short(text: str, most: int) -> str:
-    """The end of a long label, where a concept's own name stands."""
-    return text if len(text) <= most else "…" + text[1 - most :]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from diffexplain.errors import RunError
 from diffexplain.records import Effect, Result
+from diffexplain.report.overlays import Overlays
 from diffexplain.store import read_kind, read_picture, read_result, read_rows
 
 
@@ -19,13 +20,15 @@ class Finished:
     result: Result
     effects: tuple[Effect, ...]
     picture: Callable[[str], bytes]
+    overlays: Overlays = field(default_factory=Overlays)
 
     @classmethod
     def read(cls, folder: Path | str) -> Finished:
         """A finished run of `explain`. Raises RunError when the folder holds none."""
         if (kind := read_kind(folder)) != "explanation":
             raise RunError(f"run {str(folder)!r} is of kind {kind!r}: give the folder of an `explain` run")
-        return cls(read_result(folder), tuple(read_rows(folder)), partial(read_picture, folder))
+        rows, overlays = tuple(read_rows(folder)), Overlays.read(Path(folder))
+        return cls(read_result(folder), rows, partial(read_picture, folder), overlays)
 
     @property
     def names(self) -> dict[str, str]:

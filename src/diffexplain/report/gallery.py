@@ -6,6 +6,7 @@ A question shows all its pictures unless the page would hold too many; then the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
@@ -13,6 +14,7 @@ from diffexplain.records import Effect
 from diffexplain.report import wording
 from diffexplain.report.album import Album
 from diffexplain.report.evidence import Evidence, Key
+from diffexplain.report.overlays import Overlays, Region, edit_key
 from diffexplain.report.rows import Row
 
 #: pairs on one page; more would not stay below 15 MB at a useful size.
@@ -24,19 +26,26 @@ Series = tuple[Effect, ...]
 
 
 def galleries(
-    ranked: Sequence[Row], found: Mapping[Key, Evidence], album: Album, names: Mapping[str, str]
+    ranked: Sequence[Row],
+    found: Mapping[Key, Evidence],
+    album: Album,
+    names: Mapping[str, str],
+    over: Overlays | None = None,
 ) -> dict[str, Any]:
-    """By the row's number: its series of pairs, and how many there are in the run."""
+    """By the row's number: its series of pairs, and how many there are in the run; the regions they name."""
     all_of = {row.number: _series(row, found) for row in ranked}
+    over = over or Overlays()
+    regions: dict[Region, int] = {}
     limit = _limit([len(series) for series in all_of.values()])
-    return {
+    shown = {
         str(number): {
             "all": len(series),
-            "series": [[_values(e, album, names) for e in one] for one in series[:limit]],
+            "series": [[_values(e, album, names, over, regions) for e in one] for one in series[:limit]],
         }
         for number, series in all_of.items()
         if series
     }
+    return {"galleries": shown, "regions": [asdict(region) for region in regions], "layer": over.layer}
 
 
 def _series(row: Row, found: Mapping[Key, Evidence]) -> list[Series]:
@@ -69,8 +78,12 @@ def _limit(counts: Sequence[int]) -> int:
     return limit
 
 
-def _values(e: Effect, album: Album, names: Mapping[str, str]) -> dict[str, Any]:
+def _values(
+    e: Effect, album: Album, names: Mapping[str, str], over: Overlays, regions: dict[Region, int]
+) -> dict[str, Any]:
     judged = isfinite(e.presence_after)
+    seen = [over.maps[name] for name in (e.reconstruction, e.edited) if name in over.maps]
+    region = over.regions.get(edit_key(e))
     return {
         "before": album.number(e.reconstruction),
         "after": album.number(e.edited),
@@ -85,6 +98,8 @@ def _values(e: Effect, album: Album, names: Mapping[str, str]) -> dict[str, Any]
         "apart": _apart(e),
         "strength": e.strength,
         "told": _told(e, names),
+        **({"maps": [album.number(name) for name in seen]} if len(seen) == 2 else {}),
+        **({"region": regions.setdefault(region, len(regions))} if region else {}),
     }
 
 

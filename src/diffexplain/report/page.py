@@ -12,10 +12,11 @@ from diffexplain.records import Effect, JointPath, Result
 from diffexplain.report import frame, record, wording
 from diffexplain.report.album import Album
 from diffexplain.report.axis import Axis
-from diffexplain.report.beside import Section
+from diffexplain.report.beside import Plate, Section
 from diffexplain.report.checks import checks, finer
 from diffexplain.report.evidence import evidence
 from diffexplain.report.gallery import galleries
+from diffexplain.report.overlays import Overlays, known_overlays
 from diffexplain.report.rows import ALPHA, Row, rows, tree
 
 RANKED = 15  # rows of the ranking
@@ -37,15 +38,19 @@ def write_report(
     *,
     effects: Iterable[Effect] = (),
     beside: Sequence[Section] = (),
+    overlays: Overlays | None = None,
     title: str | None = None,
 ) -> Path:
     """Write the run's result as one self-contained HTML file that opens offline; return its path.
 
     `picture(hash)` gives a stored picture as PNG bytes. `effects`: all rows of the run, to show every
-    picture of a concept; without them its examples. `beside`: further parts of the page. The same input
-    gives the same bytes. Raises RunError when the file cannot be written.
+    picture of a concept; without them its examples. `beside`: further parts of the page. `overlays`: what the
+    run keeps to draw over its pictures. The same input gives the same bytes. Raises RunError when the file
+    cannot be written.
     """
-    return frame.write(page(result, picture, effects=effects, beside=beside, title=title), path)
+    return frame.write(
+        page(result, picture, effects=effects, beside=beside, overlays=overlays, title=title), path
+    )
 
 
 def page(
@@ -54,6 +59,7 @@ def page(
     *,
     effects: Iterable[Effect] = (),
     beside: Sequence[Section] = (),
+    overlays: Overlays | None = None,
     title: str | None = None,
 ) -> str:
     """The page as text."""
@@ -61,10 +67,12 @@ def page(
     names = dict(zip(request.images, request.names, strict=False))
     ranked = rows(result)
     found = evidence(result, effects)
+    shown = [e for behind in found.values() for e in (*behind.counted, *behind.apart)]
+    over = known_overlays(result, shown, picture, overlays or Overlays())
     return frame.render(
         "report.html.j2",
         album,
-        lambda: {"galleries": galleries(ranked, found, album, names)},
+        lambda: galleries(ranked, found, album, names, over),
         names,
         title=title or wording.question(request),
         question=wording.question(request),
@@ -80,7 +88,7 @@ def page(
         steps=_steps(result.joint, ranked),
         joint_axis=_joint_axis(result.joint, ranked),
         pictured={row.number for row in ranked if found[row.result.concept, row.result.direction].pictures},
-        beside=(*checks(result), *beside),
+        beside=(*checks(result), *maps(result, hero(ranked), over), *beside),
         finer=finer,
         asked=record.asked(result),
         spent=record.spent(result),
@@ -92,6 +100,26 @@ def page(
         shown=RANKED,
         pairs=PAIRS,
     )
+
+
+def maps(result: Result, strongest: Sequence[tuple[Row, Effect]], over: Overlays) -> list[Section]:
+    """Grad-CAM of the pairs at the top, where the run keeps it."""
+    plates = [
+        Plate(over.maps[name], f"{row.result.direction} {row.name}: {when}", badge)
+        for row, e in strongest
+        if e.reconstruction in over.maps and e.edited in over.maps
+        for name, when, badge in (
+            (e.reconstruction, "before", wording.badge(e.probability_before, e.score_before)),
+            (e.edited, "after", wording.badge(e.probability_after, e.score_after)),
+        )
+    ]
+    told = (
+        f"Where the evidence for {result.request.target} lies in each picture: the positive part of layer "
+        f"{over.layer}’s channels, weighted by the mean gradient of the score (Selvaraju et al. 2017), from "
+        "black to yellow. A map tells where, not what: it names no concept and has no size in log-odds. An "
+        "opened concept shows it for its strongest pairs."
+    )
+    return [Section("Grad-CAM on the same pictures", (told,), plates=tuple(plates))] if plates else []
 
 
 def hero(ranked: Sequence[Row]) -> list[tuple[Row, Effect]]:

@@ -78,6 +78,26 @@
     return canvas;
   };
 
+  // Where a concept may act: COCO's run lengths, down the columns, as a red veil with an outline.
+  const veil = ({ size: [height, width], counts }) => {
+    const inside = new Uint8Array(height * width);
+    let at = 0;
+    counts.forEach((count, k) => { if (k % 2) inside.fill(1, at, at + count); at += count; });
+    const canvas = make("canvas", { class: "region", width, height, role: "img", "aria-label": "Where the concept may act" });
+    const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
+    const is = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside[x * height + y];
+    for (let x = 0; x < width; x++) for (let y = 0; y < height; y++) {
+      if (!is(x, y)) continue;
+      const edge = !is(x - 1, y) || !is(x + 1, y) || !is(x, y - 1) || !is(x, y + 1);
+      image.data.set([208, 31, 46, edge ? 255 : 70], 4 * (y * width + x));
+    }
+    pen.putImageData(image, 0, 0);
+    return canvas;
+  };
+  const attention = (pair) => make("div", { class: "cam" },
+    make("div", {}, shot("original", pair.maps[0], "Grad-CAM of the original"), shot("edited", pair.maps[1], "Grad-CAM of the edit")),
+    make("span", { class: "small" }, `Grad-CAM of the same pair (${data.layer})`));
+
   const SMALL = 0.3; // share of the picture below which a change is magnified
   const crop = (a, found) => {
     if (!found.box) return null;
@@ -124,7 +144,9 @@
     const side = make("div", { class: "aside", "aria-live": "polite" });
     const strengths = make("label", { class: "strength" });
     const map = make("button", { type: "button", "aria-pressed": "false" }, "Show the difference");
+    const area = make("button", { type: "button", "aria-pressed": "false" }, "Show where it may act");
     const list = make("ul", { class: "pairs few" });
+    const on = (button) => button.getAttribute("aria-pressed") === "true";
     let pair, turn = 0;
 
     const look = async () => {
@@ -133,10 +155,13 @@
       side.replaceChildren(
         make("p", {}, make("b", { class: pair.up ? "up" : "down" }, pair.change), " log-odds, ", `${pair.badges[0]} → ${pair.badges[1]} `, ...tags(pair)),
         ...pair.told.map((text) => make("p", { class: "small" }, text)));
+      if (pair.maps) { side.append(attention(pair)); all(".cam img", side).forEach(load); }
+      area.hidden = pair.region === undefined;
+      if (!area.hidden && on(area)) box.insertBefore(veil(data.regions[pair.region]), box.querySelector(".handle"));
       const [a, b] = await Promise.all([pixels(pair.before), pixels(pair.after)]);
       if (mine !== turn) return;
       const found = difference(a, b), part = crop(a, found);
-      if (map.getAttribute("aria-pressed") === "true") box.insertBefore(heat(a, found), box.querySelector(".handle"));
+      if (on(map)) box.insertBefore(heat(a, found), box.querySelector(".handle"));
       if (!part) return;
       const mark = make("i", { class: "part", "aria-hidden": "true" });
       mark.style.cssText = `left:${100 * part.x / a.width}%;top:${100 * part.y / a.height}%;width:${100 * part.side / a.width}%;height:${100 * part.side / a.height}%`;
@@ -167,13 +192,12 @@
       if (first.flipped) item.dataset.flipped = "";
       list.append(item);
     });
-    map.addEventListener("click", () => {
-      const on = map.getAttribute("aria-pressed") !== "true";
-      map.setAttribute("aria-pressed", String(on));
+    [map, area].forEach((button) => button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", String(!on(button)));
       look();
-    });
+    }));
     place.append(make("div", { class: "stage" },
-      make("div", {}, box, make("p", { class: "controls" }, map, strengths)),
+      make("div", {}, box, make("p", { class: "controls" }, map, area, strengths)),
       make("div", {}, side, chips(list, series, inRun), list)));
     choose(series[0], list.querySelector("button"));
     watch(list);

@@ -11,7 +11,7 @@ from diffexplain.records import Comparison, Sample, SynthesisRequest, SynthesisR
 from diffexplain.report import wording
 from diffexplain.report.album import Album
 from diffexplain.report.beside import Plate, Table
-from diffexplain.report.frame import render, write
+from diffexplain.report.frame import fragment, render, write
 
 ORIGINS = {
     "optimised": "the optimised prompt",
@@ -25,6 +25,7 @@ ORIGINS = {
     "real": "real pictures",
 }
 WIDTH, HEIGHT = 320.0, 90.0  # of a curve, in its own units
+PICTURED = 6  # of a target in a notebook, which keeps its outputs
 EXCITING = 6  # real pictures shown, those of the highest scores
 
 
@@ -71,6 +72,17 @@ def synthesis_page(result: SynthesisResult, picture: Callable[[str], bytes]) -> 
         ],
         width=WIDTH,
         height=HEIGHT,
+    )
+
+
+def synthesis_fragment(result: SynthesisResult, picture: Callable[[str], bytes]) -> str:
+    """What a notebook shows of a synthesis: markup without script, escaped, pictures inside."""
+    return fragment(
+        "notebook-synthesis.html.j2",
+        Album(picture),
+        question=f"What does {result.request.classifier} want to see?",
+        notes=result.notes,
+        targets=[(t, _sentence(t), t.examples[:PICTURED]) for t in result.targets],
     )
 
 

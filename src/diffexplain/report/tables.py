@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from diffexplain.errors import MissingExtra
+from diffexplain.records import SynthesisResult
 from diffexplain.report.finished import Finished
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ def concepts(run: Finished) -> DataFrame:
     for c in run.result.concepts:
         row = {k: v for k, v in asdict(c).items() if k != "examples"}
         rows.append(row if known is None else {**row, "truth": known.get(f"{c.direction} {c.concept}")})
+    return table(rows)
+
+
+def targets(result: SynthesisResult) -> DataFrame:
+    """One row a target of a synthesis; `words` are the nearest ones of the prompt shown."""
+    rows = []
+    for t in result.targets:
+        nested = ("restarts", "examples", "compared")
+        words = " ".join(near[0].token for near in t.restarts[t.chosen].words if near)
+        rows.append({**{k: v for k, v in asdict(t).items() if k not in nested}, "words": words})
     return table(rows)
 
 

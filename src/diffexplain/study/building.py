@@ -21,6 +21,7 @@ from diffexplain.study.sources import Edits, Sets, Source, encoded, read_source
 
 SHARED = ("shape", "colour", "texture", "material", "meaning (what it is)", "context (what is around it)",
           "several of these", "none of these")  # fmt: skip
+SHARED_RED = "What does the red area share most with the pictures made by a computer?"
 SHARED_MIXED = 6  # "several" and "none" stay last
 QUALITY = ("1 – did not happen, or looks broken", "2", "3", "4", "5 – happened, and looks real")
 APART = ("1 – much else changed", "2", "3", "4", "5 – nothing else changed")
@@ -128,17 +129,20 @@ def _attribute(draft: Draft) -> list[Item]:
 
 def _share(draft: Draft) -> list[Item]:
     """DEXTER's question (Carnemolla et al., NeurIPS 2025): what do these pictures share?"""
-    ask = Ask("share", "What do these pictures share most?", SHARED, SHARED_MIXED)
     items = []
     for source in draft.sources:
         if not isinstance(source, Sets):
             continue
+        marked = source.marked and bool(source.real)
+        asked = SHARED_RED if marked else "What do these pictures share most?"
+        ask = Ask("share", asked, SHARED, SHARED_MIXED)
         for target, made in source.made.items():
             pick = [made[i] for i in draft.rng.permutation(len(made))[:SHOWN]]
             panels = [Panel("made by a computer", tuple(pick))]
             if source.real:
                 some = [source.real[i] for i in draft.rng.permutation(len(source.real))[:SHOWN]]
-                panels.append(Panel("photographed or drawn", tuple(some)))
+                called = "with a red area" if marked else "photographed or drawn"
+                panels.append(Panel(called, tuple(some)))
             intro = "Look at all the pictures on this page."
             items.append(Item("share", target, source.name, intro, tuple(panels), (ask,)))
     return items

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffexplain.errors import RunError
-from diffexplain.records import JOIN, Effect, Result, Sample, SynthesisResult
+from diffexplain.records import JOIN, Effect, Looked, Result, Sample, SynthesisResult
 from diffexplain.store import read_kind, read_picture, read_result, read_rows
 
 LOSSLESS = 160  # pixels of the longer side up to which pictures are kept without loss
@@ -69,10 +69,14 @@ class Edits(Source):
 
 @dataclass(frozen=True, slots=True)
 class Sets(Source):
-    """A run of `synthesize`: pictures made for each target, and real ones."""
+    """A run of `synthesize` or `spurious`: pictures made for each target or unit, and others beside them.
+
+    `marked`: the others have a red area, where a segmenter found the class's object.
+    """
 
     made: dict[str, list[str]]
     real: list[str]
+    marked: bool = False
 
 
 def read_source(folder: str | Path, name: str) -> Edits | Sets:
@@ -82,7 +86,11 @@ def read_source(folder: str | Path, name: str) -> Edits | Sets:
         return sets(name, picture, read_result(folder), read_rows(folder))
     if kind == "explanation":
         return edits(name, picture, read_result(folder), read_rows(folder))
-    raise RunError(f"run {str(folder)!r} is of kind {kind!r}: give runs of `explain` or `synthesize`")
+    if kind == "spurious":
+        return marked_sets(name, picture, read_rows(folder))
+    raise RunError(
+        f"run {str(folder)!r} is of kind {kind!r}: give runs of `explain`, `synthesize` or `spurious`"
+    )
 
 
 def edits(name: str, picture: Callable[[str], bytes], result: Result, effects: list[Effect]) -> Edits:
@@ -108,6 +116,16 @@ def sets(name: str, picture: Callable[[str], bytes], result: SynthesisResult, sa
         elif s.origin == "real":
             real[s.picture] = None
     return Sets(name, picture, {target: names for target, names in made.items() if names}, list(real))
+
+
+def marked_sets(name: str, picture: Callable[[str], bytes], looked: list[Looked]) -> Sets:
+    """Each unit's pictures, and pictures of the class with its object in red."""
+    made: dict[str, dict[str, None]] = {}
+    for row in looked:
+        if row.look == "unit":
+            made.setdefault(row.unit, {})[row.picture] = None
+    red = dict.fromkeys(row.masked for row in looked if row.look == "base" and row.masked)
+    return Sets(name, picture, {unit: list(names) for unit, names in made.items()}, list(red), True)
 
 
 def encoded(png: bytes) -> bytes:

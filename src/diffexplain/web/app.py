@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffexplain import api, pocket
+from diffexplain.api import mining as api_mining
 from diffexplain.corpus import available, load_corpus, load_document, parse_corpus, tree_text, written
 from diffexplain.errors import DiffexplainError, InputError, MissingExtra
 from diffexplain.store import RESULT, read_request, read_result
@@ -21,6 +22,8 @@ MAX_FILE = "24mb"  # of one upload
 EDITORS = ("pocket", "pocket-turbo")
 SPEC = re.compile(r"(pocket|timm|torchvision|hf|clip):[\w.-]+(/[\w.-]+)?")
 OWN = "my own, below"
+JUDGES = ("pocket", api_mining.JUDGE)  # CLIPs that sift what is mined
+MAX_WORDS = 100_000  # letters of a word list
 #: nothing may be fetched from elsewhere, whatever Gradio's page asks for.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'; "
@@ -32,8 +35,14 @@ HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b
 class App:
     """What the page's buttons do. Every method takes and gives what Gradio's components hold."""
 
-    def __init__(self, jobs: Jobs, classifiers: Sequence[str] = (), editors: Sequence[str] = ()) -> None:
-        self.jobs = jobs
+    def __init__(
+        self,
+        jobs: Jobs,
+        classifiers: Sequence[str] = (),
+        editors: Sequence[str] = (),
+        miner: str | None = None,
+    ) -> None:
+        self.jobs, self.miner = jobs, miner
         self.classifiers = (*classifiers, *(f"pocket:{name}" for name in pocket_classifiers()))
         self.editors = (*editors, *EDITORS)
 
@@ -60,6 +69,35 @@ class App:
         """The YAML of a bundled corpus, to change and use as one's own."""
         return text if corpus == OWN or corpus not in available() else written(load_document(corpus))
 
+    def mine(
+        self, files: list[str] | None, domain: str, words: str, judge: str, corpus: str, text: str
+    ) -> tuple[Any, str, str]:
+        """A corpus from the dropped pictures: chosen, its YAML, what was dropped; or why there is none."""
+        if not self.jobs.heavy.acquire(blocking=False):
+            return corpus, text, "A run is working: mine when it has ended."
+        try:
+            mined = self._mined(list(files or ()), domain, words, judge)
+        except DiffexplainError as error:
+            return corpus, text, f"{error}"
+        finally:
+            self.jobs.heavy.release()
+        gone = [f"dropped {drop.path}: {drop.why}" for drop in mined.dropped]
+        return OWN, written(mined.document), "\n".join([f"{len(mined.corpus.leaves())} concepts", *gone])
+
+    def _mined(self, files: list[str], domain: str, words: str, judge: str) -> Any:
+        if judge not in JUDGES:
+            raise InputError(f"judge {judge!r}: choose {', '.join(JUDGES)}")
+        if not words.strip() and self.miner is None:
+            raise InputError("words (none): write candidates, one a line, or start with --miner MODEL")
+        with tempfile.TemporaryDirectory() as folder:
+            listed = Path(folder) / "words.txt"
+            listed.write_text(words[:MAX_WORDS], "utf-8")
+            asked: dict[str, Any] = {"words": listed} if words.strip() else {"model": self.miner}
+            made, _ = api.mine_corpus(
+                files, domain=domain, out=Path(folder) / "corpus.yaml", judge=judge, **asked
+            )
+        return made
+
     def foresee(
         self, files: list[str] | None, corpus: str, text: str, editor: str, budget: float | None
     ) -> str:
@@ -67,7 +105,7 @@ class App:
         try:
             chosen = parse_corpus(text or "", "corpus") if corpus == OWN else corpus
             plan = api.foresee(list(files or ()), corpus=chosen, editor=self._editor(editor),
-                               budget=plain_question({"budget": budget}).budget)  # fmt: skip
+                               budget=plain_question({"budget": budget or None}).budget)  # fmt: skip
         except DiffexplainError as error:
             return f"{error}"
         said = (
@@ -97,24 +135,26 @@ class App:
     def submit(
         self, classifier: str, target: str, files: list[str] | None, corpus: str, text: str, editor: str,
         budget: float | None,
-    ) -> tuple[Any, str]:  # fmt: skip
-        """Take a run: the list of runs with it chosen, and where it stands."""
+    ) -> tuple[Any, Any, str]:  # fmt: skip
+        """Take a run: the list of runs with it chosen, where it stands, and what is wrong."""
+        import gradio as gr
+
         try:
             question = plain_question({
                 "classifier": self.allowed(classifier), "target": target, "editor": self._editor(editor),
-                "corpus": "" if corpus == OWN else corpus, "budget": budget,
+                "corpus": "" if corpus == OWN else corpus, "budget": budget or None,
             })  # fmt: skip
             job = self.jobs.submit(question, files or (), text if corpus == OWN else "")
         except DiffexplainError as error:
-            return self.runs(None), showing.failed(error)
-        return self.runs(job.name), showing.status(job, self.jobs.before(job))
+            return self.runs(None), gr.update(), showing.failed(error)
+        return self.runs(job.name), showing.status(job, self.jobs.before(job)), ""
 
-    def stop(self, name: str | None) -> str:
-        """Stop a run."""
+    def stop(self, name: str | None) -> tuple[Any, str]:
+        """Stop a run: where it stands, and what is wrong."""
         return self._told(name, lambda: self.jobs.stop(name or ""))
 
-    def resume(self, name: str | None) -> str:
-        """Go on with a run."""
+    def resume(self, name: str | None) -> tuple[Any, str]:
+        """Go on with a run: where it stands, and what is wrong."""
         return self._told(name, lambda: self.jobs.resume(name or ""))
 
     def runs(self, chosen: str | None) -> Any:
@@ -200,13 +240,15 @@ class App:
             raise InputError(f"editor {editor!r}: choose {', '.join(self.editors)}")
         return editor
 
-    def _told(self, name: str | None, act: Callable[[], object]) -> str:
+    def _told(self, name: str | None, act: Callable[[], object]) -> tuple[Any, str]:
+        import gradio as gr
+
         try:
             act()
             job = self.jobs.find(name or "")
         except DiffexplainError as error:
-            return showing.failed(error)
-        return showing.status(job, self.jobs.before(job))
+            return gr.update(), showing.failed(error)
+        return showing.status(job, self.jobs.before(job)), ""
 
 
 def pocket_classifiers() -> list[str]:
@@ -225,10 +267,12 @@ def _bundled(corpus: str) -> Any:
     return load_corpus(corpus)
 
 
-def build_app(root: Path, classifiers: Sequence[str] = (), editors: Sequence[str] = ()) -> Any:
+def build_app(
+    root: Path, classifiers: Sequence[str] = (), editors: Sequence[str] = (), miner: str | None = None
+) -> Any:
     """The page as Gradio blocks, over a run root. Raises MissingExtra without Gradio."""
     gr = _gradio()
-    app = App(Jobs(root), classifiers, editors)
+    app = App(Jobs(root), classifiers, editors, miner)
     with gr.Blocks(title="diffexplain", analytics_enabled=False) as blocks:
         gr.Markdown("# diffexplain\nWhich meanings drive a classifier's decision, how much, and how sure?")
         with gr.Row():
@@ -252,7 +296,7 @@ def _form(gr: Any, app: App) -> dict[str, Any]:
         "corpus": gr.Dropdown([*available(), OWN], value="avatars", label="Corpus", elem_id="corpus"),
         "text": gr.Code("", language="yaml", label="My own corpus (YAML)", elem_id="corpus-text", lines=6),
         "editor": gr.Dropdown(list(app.editors), value=app.editors[0], label="Editor", elem_id="editor"),
-        "budget": gr.Number(None, label="Edits at most", elem_id="budget"),
+        "budget": gr.Number(0, label="Edits at most (0: as many as it takes)", elem_id="budget"),
     }  # fmt: skip
     with gr.Row():
         check = gr.Button("Check classifier", elem_id="check")
@@ -267,6 +311,7 @@ def _form(gr: Any, app: App) -> dict[str, Any]:
             show_label=False,
             elem_id="corpus-tree",
         )
+    _mining(gr, app, parts, said)
     for part in (parts["corpus"], parts["text"]):
         part.change(app.tree, [parts["corpus"], parts["text"]], shown, show_progress="hidden")
     parts["corpus"].input(app.text, [parts["corpus"], parts["text"]], parts["text"], show_progress="hidden")
@@ -276,9 +321,23 @@ def _form(gr: Any, app: App) -> dict[str, Any]:
     return parts
 
 
+def _mining(gr: Any, app: App, parts: dict[str, Any], said: Any) -> None:
+    """A corpus from the dropped pictures, into the text that can be edited."""
+    by = "a model that sees, or words" if app.miner else "words"
+    with gr.Accordion(f"Mine a corpus from the pictures, by {by}", open=False, elem_id="mining"):
+        domain = gr.Textbox("", label="What the pictures show: birds", elem_id="mine-domain")
+        label = "Candidates, one a line: beak/shape/hooked: a hooked beak"
+        words = gr.Textbox("", label=label, lines=5, elem_id="mine-words")
+        judge = gr.Dropdown(list(JUDGES), value=JUDGES[0], label="CLIP that sifts them", elem_id="mine-judge")
+        mine = gr.Button("Mine", elem_id="mine")
+    taken = [parts["files"], domain, words, judge, parts["corpus"], parts["text"]]
+    mine.click(app.mine, taken, [parts["corpus"], parts["text"], said])
+
+
 def _watching(gr: Any, app: App, blocks: Any, form: dict[str, Any]) -> None:
     """The right half: runs, live and past."""
     runs = gr.Dropdown([], label="Runs", elem_id="runs")
+    problem = gr.HTML(elem_id="problem")  # stays until the next button, whatever a run does
     state = gr.HTML(elem_id="state")
     with gr.Row():
         stop = gr.Button("Stop", elem_id="stop")
@@ -287,9 +346,9 @@ def _watching(gr: Any, app: App, blocks: Any, form: dict[str, Any]) -> None:
     tree = gr.HTML(elem_id="filling")
     shown = [state, tree, report]
     asked = [form[name] for name in ("classifier", "target", "files", "corpus", "text", "editor", "budget")]
-    form["run"].click(app.submit, asked, [runs, state])
-    stop.click(app.stop, runs, state)
-    resume.click(app.resume, runs, state)
+    form["run"].click(app.submit, asked, [runs, state, problem])
+    stop.click(app.stop, runs, [state, problem])
+    resume.click(app.resume, runs, [state, problem])
     runs.change(app.watch, runs, shown, show_progress="hidden")
     gr.Timer(1.0).tick(app.watch, runs, shown, show_progress="hidden")
     blocks.load(lambda: app.runs(None), None, runs)
@@ -321,15 +380,18 @@ def serve(
     password: str | None = None,
     classifiers: Sequence[str] = (),
     editors: Sequence[str] = (),
+    miner: str | None = None,
     block: bool = True,
 ) -> Any:
     """Serve the app; returns Gradio's blocks, already launched, unless `block` waits for Ctrl-C.
+
+    `classifiers`, `editors`: allowed besides the usual ones; `miner`: the model that sees, for mining.
 
     Nothing is shared and nothing fetched: no link by Gradio, no analytics, fonts of the system, and a policy
     that keeps the page from asking other hosts. With a password any user name is taken.
     """
     gr = _gradio()
-    blocks = build_app(root, classifiers, editors)
+    blocks = build_app(root, classifiers, editors, miner)
     known = (lambda _, given: hmac.compare_digest(given.encode(), password.encode())) if password else None
     try:
         blocks.queue(max_size=64).launch(
@@ -373,7 +435,7 @@ def _gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise MissingExtra("web", "gradio") from error
+        raise MissingExtra("gradio", "web") from error
     return gradio
 
 

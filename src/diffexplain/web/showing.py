@@ -15,6 +15,8 @@ from diffexplain.web.jobs import Job
 WORDS = {"waiting": "waits", "running": "runs", "stopped": "is stopped", "finished": "is finished",
          "failed": "failed"}  # fmt: skip
 
+BAR = Markup('<span style="display:inline-block;height:.7em;width:{}em;background:{}"></span>')
+
 
 def status(job: Job, before: int) -> Markup:
     """Where a job stands, in a line and a bar."""
@@ -67,25 +69,30 @@ def _listed(found: dict[tuple[str, str], tuple[float, str]]) -> Markup:
     if not found:
         return Markup("<p>Nothing is measured yet.</p>")
     largest = max(abs(mean) for mean, _ in found.values()) or 1.0
-    lines, above = [], ""
+    lines, told = [], set[str]()
     for (concept, direction), (mean, about) in sorted(found.items()):
-        lead, _, name = concept.rpartition("/")
-        if lead != above and lead:
-            lines.append(
-                Markup('<li style="margin-top:.4em"><b>{}</b></li>').format(" › ".join(lead.split("/")))
-            )
-        above = lead
-        colour = "#0a5cad" if mean > 0 else "#a84300"
-        bar = Markup('<span style="display:inline-block;height:.7em;width:{}em;background:{}"></span>')
-        lines.append(
-            Markup('<li style="padding-left:1.2em">{} {} <b>{}</b> {} <small>{}</small></li>').format(
-                "+" if direction == "add" else "−", name, f"{mean:+.2f}",
-                bar.format(f"{8 * abs(mean) / largest:.2f}", colour), about,
-            )
-        )  # fmt: skip
+        for path in (p for p in _down_to(concept) if p not in told):
+            told.add(path)
+            lines.append(_line(path, Markup("<b>{}</b>").format(path.rpartition("/")[2])))
+        bar = BAR.format(f"{8 * abs(mean) / largest:.2f}", "#0a5cad" if mean > 0 else "#a84300")
+        said = Markup("{} <b>{}</b> {} <small>{}</small>").format(
+            "+ add" if direction == "add" else "− remove", f"{mean:+.2f}", bar, about
+        )
+        lines.append(_line(concept + "/", said))
     return Markup('<ul id="tree" style="list-style:none;padding:0">{}</ul>').format(Markup("").join(lines))
+
+
+def _down_to(concept: str) -> list[str]:
+    """The paths of a concept and all above it, from the top."""
+    parts = concept.split("/")
+    return ["/".join(parts[: k + 1]) for k in range(len(parts))]
+
+
+def _line(path: str, said: Markup) -> Markup:
+    """A line of the tree, as far in as its path is deep."""
+    return Markup('<li style="padding-left:{}em">{}</li>').format(f"{1.2 * path.count('/'):.1f}", said)
 
 
 def failed(error: Exception) -> Markup:
     """An error as a line."""
-    return Markup('<p id="job-state" data-state="failed" role="alert">{}</p>').format(escape(str(error)))
+    return Markup('<p class="problem" role="alert">{}</p>').format(escape(str(error)))

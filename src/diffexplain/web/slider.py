@@ -53,8 +53,12 @@ def _subject(folder: Path, corpus: str, image: Path) -> Subject:
     return prepare(tools, load_images(image, size=tools.editor.size), 1)
 
 
+@lru_cache(maxsize=256)
 def edited(folder: Path, corpus: str, image: Path, concept: str, direction: str, strength: float) -> Edited:
-    """One edit at a strength, 0 being the reconstruction. Raises InputError for an unknown concept."""
+    """One edit at a strength, 0 being the reconstruction; one made before comes back at once.
+
+    Raises InputError for an unknown concept.
+    """
     tools, subject = _tools(folder, corpus), _subject(folder, corpus, image)
     if concept not in tools.corpus or direction not in ("add", "remove"):
         raise InputError(f"concept {direction} {concept!r}: choose one of the run's")

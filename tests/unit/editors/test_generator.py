@@ -132,9 +132,9 @@ def test_pictures_of_a_latent_consistency_model_are_those_of_its_scheduler() -> 
     made.scheduler.set_timesteps(4, original_inference_steps=50)
     with torch.no_grad():
         for time in made.scheduler.timesteps:
-            answer = model._model.asked(x, int(time), said)
+            answer = model.model.asked(x, int(time), said)
             x = made.scheduler.step(answer, time, x, generator=random, return_dict=False)[0]
-    torch.testing.assert_close(found, model._model.decoded(x).detach(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, model.model.decoded(x).detach(), atol=1e-4, rtol=0)
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch() -> None:

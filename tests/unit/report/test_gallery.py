@@ -27,7 +27,9 @@ def shown(concepts: list[ConceptResult], effects: list[Effect]) -> dict[str, Any
     """The galleries of a small page."""
     result = factories.result(concepts)
     ranked = rows(result)
-    return galleries(ranked, evidence(result, effects), Album(picture), {"image00": "one.png"})
+    data = galleries(ranked, evidence(result, effects), Album(picture), {"image00": "one.png"})
+    galleries_shown: dict[str, Any] = data["galleries"]
+    return galleries_shown
 
 
 def test_evidence_gives_the_effects_again() -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from diffexplain.errors import InputError, RunError
+from diffexplain.records import Looked, SpuriousRequest
+from diffexplain.store import Run
 from diffexplain.study import Study, StudyOptions, build_study, write_static
-from tests.unit.study.folders import explained, synthesised
+from tests import factories
+from tests.unit.study.folders import explained, squares, synthesised
 
 OPTIONS = StudyOptions(items=3, pairs=2, checks=1)
 
@@ -68,6 +71,25 @@ def test_same_seed_same_items(runs: tuple[Path, ...], built: Path, tmp_path: Pat
     assert again.items == Study.read(built).items
     other = build_study(runs, tmp_path / "other", options=StudyOptions(items=3, pairs=2, checks=1, seed=1))
     assert other.items != again.items
+
+
+def test_the_red_area_of_a_spurious_run_is_asked_about(tmp_path: Path) -> None:
+    keep = factories.Pictures()
+    made, base, red = squares(keep, 1, 3), squares(keep, 2, 3), squares(keep, 3, 3)
+    rows = [Looked("unit", "layer4:7", i, 0.2, 1.0, 1.0, made[i], "") for i in range(3)]
+    rows += [Looked("base", "", i, 0.2, 1.0, 1.0, base[i], red[i]) for i in range(3)]
+    models = ("pocket", "pocket", "pocket")
+    request = SpuriousRequest("pocket:hired", "hired", "a person", ("layer4:7",), *models, None, (), ())
+    with Run.open(tmp_path / "run", request) as run:
+        run.append(0, rows, keep.stored)
+    study = build_study(
+        [tmp_path / "run"], tmp_path / "study", options=StudyOptions(kinds=("share",), checks=0)
+    )
+    (item,) = study.items
+    assert item.unit == "layer4:7"
+    assert item.asks[0].text.startswith("What does the red area share")
+    assert [set(panel.pictures) for panel in item.panels] == [set(made), set(red)]
+    assert item.panels[1].heading == "with a red area"
 
 
 @pytest.mark.parametrize(
