@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from diffexplain import pocket
 
 WIDTH = 16  # of the text encoder
 LENGTH = 77  # tokens: letters, as the tokenizer merges nothing
@@ -21,6 +24,15 @@ def tiny_pipeline_folder(
     tiny_pipeline(size=size, prediction=prediction).save_pretrained(path)
     if settings is not None:
         (path / "diffexplain.json").write_text(json.dumps(settings))
+    return path
+
+
+def pocket_turbo_of_few_rows(path: Path) -> Path:
+    """`pocket-turbo`, saved with eight rows a call: a test asks for a handful of edits."""
+    shutil.copytree(pocket.ROOT / "turbo", path)
+    settings = json.loads((path / "diffexplain.json").read_text())
+    settings["options"]["rows"] = 8
+    (path / "diffexplain.json").write_text(json.dumps(settings))
     return path
 
 

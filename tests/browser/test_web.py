@@ -97,7 +97,7 @@ def test_upload_run_report(page: Page, files: list[str], root: Path, tmp_path: P
 def test_stop_resume_and_a_second_visitor_waits(
     page: Page, other: Page, files: list[str], root: Path
 ) -> None:
-    ask(page, files, 60)
+    ask(page, files, 36)
     page.wait_for_function("/editing [1-9]/.test(document.querySelector('#job-state')?.innerText)")
     ask(other, files[:4], 6)
     state(other, "waiting")

@@ -15,6 +15,7 @@ from diffexplain.cli import app
 from diffexplain.editors import Editor, load_editor
 from diffexplain.errors import ClassifierError, InputError
 from diffexplain.worlds import avatars as world
+from tests.tiny import pocket_turbo_of_few_rows
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -41,6 +42,11 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label, smiling in (("smile", True), ("no smile", False)):
         saved(root / label, [a for a in drawn if world.present(a, "expression/mouth/smile") == smiling][:5])
     return root
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pocket_turbo_of_few_rows(tmp_path_factory.mktemp("editor") / "turbo")
 
 
 def test_the_zoo_is_what_its_register_says() -> None:
@@ -73,14 +79,14 @@ def test_unknown_members_and_paths_are_refused() -> None:
             pocket.classifier_folder(name)
 
 
-def test_audit_by_edits_and_counts(people: Path, tmp_path: Path) -> None:
+def test_audit_by_edits_and_counts(people: Path, few: Path, tmp_path: Path) -> None:
     labelled = saved(tmp_path / "labelled", (drawn := world.sample(80, 591_000)))
     rows = [f"{i:03d}.png,{a.pattern}" for i, a in enumerate(drawn)]
     (labelled / "labels.csv").write_text("\n".join(["file,pattern", *rows]), encoding="utf-8")
     out = tmp_path / "run"
     asked = ("audit", MEMBER, "--attributes", "pattern", "--images", people / "smile", "--twin", TWIN,
              "--maximising", people, "--plain", people, "--labelled", labelled / "labels.csv",
-             "--target", "smile", "--out", out)  # fmt: skip
+             "--target", "smile", "--editor", few, "--out", out)  # fmt: skip
     done = diffexplain(*asked)
     assert done.exit_code == 0, done.output
     assert "fewer than 50 maximising pictures" in done.output
@@ -99,9 +105,10 @@ def editor() -> Editor:
     return load_editor("pocket")
 
 
-def test_mitigate_saves_a_classifier(people: Path, tmp_path: Path) -> None:
+def test_mitigate_saves_a_classifier(people: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    asked = ("mitigate", MEMBER, "--images", people, "--shortcut", SHORTCUT, "--out", out)
+    asked = ("mitigate", MEMBER, "--images", people, "--shortcut", SHORTCUT, "--editor", few,
+             "--out", out)  # fmt: skip
     done = diffexplain(*asked, "--option", "steps=10")
     assert done.exit_code == 0, done.output
     assert "pictures kept apart" in done.output
