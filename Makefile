@@ -7,7 +7,7 @@ WORKERS ?= 2
 ARGS ?=
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.diffexplain-installed
-PIP := pip install -q --disable-pip-version-check
+PIP := pip install -q --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: demo test lint docs world wheel-test browser help
