@@ -247,7 +247,7 @@ def shortcuts(found: Sequence[Found], quick: bool) -> dict[str, Any]:
             p = fisher_exact([[c, n - c] for c in counts], alternative="greater").pvalue
             more = (counts[0] - counts[1]) / n
             by_shortcut[f"{f.name}: {concept}"] = {
-                "effect": effect, "more_often": more, "p": float(p), "found": more >= 0.2 and p < 0.01,
+                "effect": effect, "more_often": more, "p": float(p), "found": bool(more >= 0.2 and p < 0.01),
             }  # fmt: skip
     real = [s["found"] for s in by_shortcut.values() if s["effect"] > MARGIN]
     return {"shortcut_found": float(np.mean(real)) if real else None, "shortcuts": by_shortcut}
