@@ -1,4 +1,4 @@
-"""What is asked after the search: placebo edits, and the same questions of a second editor; what they say.
+"""What is asked after the search: placebo edits, a second editor's, other strengths; what they say.
 
 A placebo is guidance towards nothing in particular, the picture's own caption with its words shuffled, made
 as large as the run's median edit: its weight is found on a few pictures, then it is made once a picture of
@@ -17,6 +17,7 @@ from diffexplain.search import Outcome, Rounds
 
 TRIED = 4  # pictures on which the placebo's weight is found
 TRIES = 3
+SLID = 8  # questions whose strongest pair is made at other strengths too
 LEAST, MOST = 1 / 16, 16.0  # weight of a placebo's guidance
 
 
@@ -26,6 +27,7 @@ class ControlOptions:
 
     second: bool = False
     reserve: int | None = None  # placebo edits that a budget pays for; None: as many as it takes
+    slides: tuple[float, ...] = ()  # other strengths, times the run's
 
 
 def reserved(budget: int | None, report: int) -> int:
@@ -55,7 +57,22 @@ def controlled(rounds: Rounds, report: Sequence[int], options: ControlOptions) -
     again = [replace(a, stage="second") for a in asked if a.stage == "report"]
     if options.second and again:
         yield again
+    slid = _slid(asked, rows, options.slides)
+    if slid:
+        yield slid
     return outcome
+
+
+def _slid(asked: Sequence[Ask], rows: Sequence[Effect], slides: Sequence[float]) -> list[Ask]:
+    """For the questions of largest effect, the picture that went furthest along, at other strengths."""
+    found: dict[Question, list[tuple[float, Ask]]] = {}
+    for ask, row in zip(asked, rows, strict=True):
+        if row.stage == "report" and row.eligible:
+            found.setdefault(ask.question, []).append((row.change, ask))
+    means = {question: sum(change for change, _ in own) / len(own) for question, own in found.items()}
+    strongest = sorted(means, key=lambda q: -abs(means[q]))[:SLID]
+    shown = [max(found[q], key=lambda one: one[0] * (1 if means[q] > 0 else -1))[1] for q in strongest]
+    return [replace(ask, stage="slide", weight=weight) for ask in shown for weight in slides]
 
 
 def _placebo(

@@ -46,18 +46,20 @@ def plan(
     screen: EditorShape | None = None,
     *,
     second: bool = False,
+    slides: Sequence[float] = (),
 ) -> Plan:
     """Play the search against random scores a few times, every fifth removal being possible, and count.
 
-    `screen`: the editor of the race, where it is another; `second`: a second opinion is asked. The play of
-    middle length is what is planned, the controls included.
+    `screen`: the editor of the race, where it is another; `second`: a second opinion is asked; `slides`:
+    other strengths of the strongest pairs. The play of middle length is what is planned, with all of these.
     """
 
     def eligible(image: int, seed: int, concept: str, direction: Direction) -> bool:
         return direction == "add" or (image + len(concept)) % 5 == 0
 
     _, report = split(images, options.method)
-    asked = ControlOptions(second=second, reserve=None if options.budget is None else options.reserve)
+    reserve = None if options.budget is None else options.reserve
+    asked = ControlOptions(second=second, reserve=reserve, slides=tuple(slides))
 
     def rounds() -> Rounds:
         return controlled(search(corpus, images, seeds, eligible, options), report, asked)

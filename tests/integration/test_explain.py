@@ -295,6 +295,18 @@ def test_budget_bounds_the_edits(home: Home) -> None:
     assert any("budget of 20 edits" in note for note in found.result.notes)
 
 
+def test_slides_are_shown_and_change_no_effect(home: Home, kept: dx.Explanation) -> None:
+    slid = home.explain(method="exhaustive", slides=(0.5, 2.0))
+    told = [[repr((c.concept, c.effect, c.q)) for c in found.concepts] for found in (slid, kept)]
+    assert told[0] == told[1]
+    more = [e for e in slid.finished.effects if e.stage == "slide"]
+    assert {e.strength for e in more} == {0.5, 2.0}
+    assert len(more) + kept.result.cost.edits == slid.result.cost.edits
+    for wrong, said in (((1.0,), "other than 1"), ((2.0, 2.0), "different"), (range(2, 12), "at most 8")):
+        with pytest.raises(dx.InputError, match=said):
+            home.explain(slides=wrong)
+
+
 # -- any classifier -------------------------------------------------------------------------------------
 
 

@@ -111,3 +111,13 @@ def test_a_judge_that_is_the_classifier_is_warned_of():
     assert shared_weights("clip:openai/clip-vit-base-patch32", "clip:openai/clip-vit-base-patch32")
     assert not shared_weights("clip:openai/clip-vit-base-patch32", "clip:openai/clip-vit-large-patch14")
     assert not shared_weights("pocket:hired", "pocket")
+
+
+def test_the_strongest_pair_of_a_question_is_made_at_other_strengths():
+    def size(ask: Ask) -> float:
+        return 0.02
+
+    *_, slid = followed(ControlOptions(slides=(0.5, 2.0)), size)
+    assert [(a.stage, a.weight) for a in slid] == [("slide", 0.5), ("slide", 2.0)]
+    assert {(a.question, a.edited_as, a.image) for a in slid} == {(BALL, ("ball",), 0)}
+    assert "slide" not in {a.stage for asks in followed(ControlOptions(), size) for a in asks}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from diffexplain.search import MINIMUM, SearchOptions, split
 
 #: mean absolute pixel change by inversion alone above which an editor does not fit the pictures.
 DRIFT_LIMIT = 0.05
+MOST_SLIDES = 8
 
 
 def search_options(
@@ -64,6 +66,15 @@ def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} {value}: give a whole number of at least 1")
+
+
+def check_slides(slides: Sequence[float]) -> None:
+    """Raises InputError unless these are a few other strengths than the run's own."""
+    if any(not (math.isfinite(s) and s > 0) or s == 1 for s in slides) or len(set(slides)) < len(slides):
+        told = ", ".join(f"{s:g}" for s in slides)
+        raise InputError(f"slide {told}: give different numbers above 0 and other than 1, the run's own")
+    if len(slides) > MOST_SLIDES:
+        raise InputError(f"slide: {len(slides)} strengths; give at most {MOST_SLIDES}")
 
 
 def check_drift(editor: str, given: Pictures, reconstructions: Any, seeds: int, accept: bool) -> None:

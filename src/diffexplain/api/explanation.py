@@ -17,7 +17,14 @@ from torch import get_num_threads, set_num_threads
 
 from diffexplain import controls
 from diffexplain.api.answers import Explanation
-from diffexplain.api.checks import check_counts, check_drift, check_screen, check_second, search_options
+from diffexplain.api.checks import (
+    check_counts,
+    check_drift,
+    check_screen,
+    check_second,
+    check_slides,
+    search_options,
+)
 from diffexplain.classifiers import foresee_classifier, load_classifier, notes_of
 from diffexplain.controls import ControlOptions, controlled, reserved
 from diffexplain.corpus import Corpus, load_corpus
@@ -60,6 +67,7 @@ def explain(
     budget: int | None = None,
     seeds: int = 1,
     strength: float = 1.0,
+    slides: Sequence[float] = (),
     directions: Sequence[str] = ("add", "remove"),
     joint_steps: int = 3,
     out: str | Path | None = None,
@@ -79,7 +87,9 @@ def explain(
     all that is reported is made by `editor`, on other pictures; how far the two agree is reported.
     `second`: another editor, asked the same of the same pictures; what only one of them finds is flagged.
     `method`: "race" searches with beam `beam`, "exhaustive" asks everything of every image.
-    `budget`: edits in all. `seeds`: noises per image. `out`: the run folder (kept in memory when None).
+    `budget`: edits in all. `seeds`: noises per image.`slides`: strengths, times `strength`, at which
+    the report shows its strongest pairs too; these edits come on top of `budget`. `out`: the run folder (kept
+    in memory when None).
     `on`: "here", "ray" (workers on this machine, or on the cluster of RAY_ADDRESS) or "ray://HOST:PORT".
     `truth(target, results)` adds a column of known effects ("direction concept" -> log-odds).
 
@@ -92,6 +102,7 @@ def explain(
     check_place(on)
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(f"strength {strength:g}: give a number above 0; 1 is the editor's own")
+    check_slides(slides)
     foresee_classifier(classifier, labels=labels, **(classifier_options or {}))
     tree = load_corpus(corpus)
     shape = editor_shape(editor, **(editor_options or {}))
@@ -115,7 +126,7 @@ def explain(
     if other is not None:
         check_second(other.editor, editing)
     options = replace(options, reserve=reserved(budget, len(split(given.hashes, method)[1])))
-    request = _request(tools, fast, given, seeds, options, other)
+    request = _request(tools, fast, given, seeds, options, other, slides)
     make = partial(
         _station, classifier, target, versus=versus, labels=labels, corpus=tree, strength=strength,
         classifier_options=dict(classifier_options or {}), editor=editor, screen=screen, second=second,
@@ -133,7 +144,7 @@ def explain(
         racing, reporting = split(given.hashes, options.method)
         raced = frozenset(racing)
         expected = (
-            plan(tree, given.hashes, seeds, options, shape, second=second is not None).edits
+            plan(tree, given.hashes, seeds, options, shape, second=second is not None, slides=slides).edits
             if progress
             else 0
         )
@@ -145,7 +156,7 @@ def explain(
         rounds = controlled(
             search(tree, given.hashes, seeds, eligible, options),
             reporting,
-            ControlOptions(second=second is not None, reserve=options.reserve if budget else None),
+            ControlOptions(second is not None, options.reserve if budget else None, tuple(slides)),
         )
         with _fewer_rows() as more:
             rows, outcome = drive(rounds, run, benches, expected, tell, workers)
@@ -176,6 +187,7 @@ def foresee(
     seeds: int = 1,
     directions: Sequence[str] = ("add", "remove"),
     joint_steps: int = 3,
+    slides: Sequence[float] = (),
 ) -> Plan:
     """What `explain` with these options would cost and could find; loads no model.
 
@@ -183,6 +195,7 @@ def foresee(
     """
     options = search_options(method, beam, budget, directions, joint_steps, screened=screen is not None)
     check_counts(seeds=seeds, beam=beam)
+    check_slides(slides)
     shape: EditorShape = editor_shape(editor, **(editor_options or {}))
     given = pictures(images, size=shape.size or 512)
     screening = editor_shape(screen) if screen is not None else None
@@ -190,7 +203,8 @@ def foresee(
         check_screen(screening, shape, given, options)
     sized = replace(shape, size=shape.size or 512)
     options = replace(options, reserve=reserved(budget, len(split(given.hashes, options.method)[1])))
-    return plan(load_corpus(corpus), given.hashes, seeds, options, sized, screening, second=second)
+    tree = load_corpus(corpus)
+    return plan(tree, given.hashes, seeds, options, sized, screening, second=second, slides=slides)
 
 
 def conclude(
@@ -318,7 +332,13 @@ def _opened(out: str | Path | None, request: Request, resume: bool) -> Run | Mem
 
 
 def _request(
-    tools: Tools, fast: Tools, given: Pictures, seeds: int, options: SearchOptions, other: Tools | None
+    tools: Tools,
+    fast: Tools,
+    given: Pictures,
+    seeds: int,
+    options: SearchOptions,
+    other: Tools | None,
+    slides: Sequence[float],
 ) -> Request:
     screened = fast is not tools
     segmenter = tools.segmenter.name if tools.segmenter else None
@@ -340,6 +360,7 @@ def _request(
             **({"screen": fast.editor.settings()} if screened else {}),
             **({"second": other.editor.settings()} if other else {}),
             "strength": tools.strength,
+            **({"slides": list(slides)} if slides else {}),
             "rows": tools.editor.rows,
             "labels": list(tools.target.classifier.labels),
             "version": version("diffexplain"),

@@ -79,6 +79,10 @@ def explain(
     budget: Annotated[int | None, typer.Option(help="edits in all")] = None,
     seeds: Annotated[int, typer.Option(help="noises per image")] = 1,
     strength: Annotated[float, typer.Option(help="of every edit; 1 is the editor's own")] = 1.0,
+    slide: Annotated[
+        list[float] | None,
+        typer.Option(help="another strength at which the report shows the strongest pairs; may be repeated"),
+    ] = None,
     direction: Annotated[list[str] | None, typer.Option(help="add, remove; both when not given")] = None,
     out: Annotated[Path | None, typer.Option(help="run folder [default: runs/CLASSIFIER-TARGET]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
@@ -103,7 +107,7 @@ def explain(
         raise typer.BadParameter("given more than twice: give one, or two to compare", param_hint="--editor")
     common: dict[str, Any] = {
         "corpus": corpus, "editor": first, "screen": screen, "method": search, "beam": beam,
-        "budget": budget, "seeds": seeds, "directions": directions,
+        "budget": budget, "seeds": seeds, "directions": directions, "slides": tuple(slide or ()),
     }  # fmt: skip
     with errors():
         common["editor_options"] = settings(editor_option or [])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 SCHEMA_VERSION = 1
 
 Direction = Literal["add", "remove"]
-Stage = Literal["race", "report", "joint race", "joint report", "placebo", "second"]
+Stage = Literal["race", "report", "joint race", "joint report", "placebo", "second", "slide"]
 Status = Literal["measured", "ruled out", "not eligible"]
 
 #: stages whose edits a screening editor makes; the others are reported.

@@ -16,10 +16,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One question's rows: those behind its effect, and those of the race or of pictures not eligible."""
+    """One question's rows: those behind its effect, those that do not count, and those at other strengths."""
 
     counted: tuple[Effect, ...] = ()
     apart: tuple[Effect, ...] = ()
+    slides: tuple[Effect, ...] = ()
 
     @property
     def pictures(self) -> bool:
@@ -59,5 +60,7 @@ def _of(result: ConceptResult, table: Mapping[Key, Sequence[Effect]], inner: set
             for row in found
             if row.stage == "report" and row.eligible
         ]
-    apart = tuple(row for row in own if not (row.stage == "report" and row.eligible))
-    return Evidence(tuple(counted) or result.examples, apart)
+    slides = tuple(row for row in own if row.stage == "slide")
+    rest = (row for row in own if row.stage != "slide")
+    apart = tuple(row for row in rest if not (row.stage == "report" and row.eligible))
+    return Evidence(tuple(counted) or result.examples, apart, slides)

@@ -52,7 +52,7 @@ def _series(row: Row, found: Mapping[Key, Evidence]) -> list[Series]:
     r = row.result
     behind = found.get((r.concept, r.direction), Evidence())
     up = -1.0 if r.effect < 0 else 1.0
-    return [*_sorted(behind.counted, up), *_sorted(behind.apart, up)]
+    return [*_sorted((*behind.counted, *behind.slides), up), *_sorted(behind.apart, up)]
 
 
 def _sorted(rows: Iterable[Effect], up: float) -> list[Series]:
@@ -60,14 +60,15 @@ def _sorted(rows: Iterable[Effect], up: float) -> list[Series]:
     together: dict[tuple[str, int, str, str], list[Effect]] = {}
     for e in rows:
         if e.reconstruction and e.edited:
-            together.setdefault((e.image, e.seed, e.edited_as, e.stage), []).append(e)
+            stage = "report" if e.stage == "slide" else e.stage
+            together.setdefault((e.image, e.seed, e.edited_as, stage), []).append(e)
     series = [tuple(sorted(one, key=lambda e: e.strength)) for one in together.values()]
     return sorted(series, key=lambda one: (-up * shown(one).change, shown(one).image, shown(one).seed))
 
 
 def shown(series: Series) -> Effect:
-    """The edit that a series starts with: the one at the strength nearest to 1."""
-    return min(series, key=lambda e: abs(e.strength - 1))
+    """The edit that a series starts with: the one that counts, or else at the strength nearest to 1."""
+    return min(series, key=lambda e: (e.stage == "slide", abs(e.strength - 1)))
 
 
 def _limit(counts: Sequence[int]) -> int:
@@ -97,6 +98,7 @@ def _values(
         "flipped": wording.flipped(e),
         "apart": _apart(e),
         "strength": e.strength,
+        **({"slid": True} if e.stage == "slide" else {}),
         "told": _told(e, names),
         **({"maps": [album.number(name) for name in seen]} if len(seen) == 2 else {}),
         **({"region": regions.setdefault(region, len(regions))} if region else {}),
@@ -107,6 +109,8 @@ def _apart(e: Effect) -> str:
     """Why a row does not count; "" for one that does."""
     if e.stage in ("race", "joint race"):
         return "from the search’s race, not counted"
+    if e.stage == "slide":
+        return "at another strength, not counted"
     if e.stage == "second":
         return "by the second editor, reported apart"
     return "" if e.eligible else "picture not eligible, not counted"

@@ -134,7 +134,8 @@
     if (pair.apart) said.push(make("span", { class: "tag" }, pair.apart));
     return said;
   };
-  const usual = (series) => series.reduce((best, pair) => (Math.abs(pair.strength - 1) < Math.abs(best.strength - 1) ? pair : best));
+  const off = (pair) => Math.abs(pair.strength - 1) + (pair.slid ? 1e6 : 0); // what counts comes first
+  const usual = (series) => series.reduce((best, pair) => (off(pair) < off(best) ? pair : best));
 
   const build = (place) => {
     if (place.childElementCount) return;

@@ -55,7 +55,7 @@ def _means(rows: Iterable[Effect]) -> dict[tuple[str, str], tuple[float, str]]:
     changes: dict[tuple[str, str], list[float]] = {}
     raced: set[tuple[str, str]] = set()
     for row in rows:
-        if row.eligible and " + " not in row.concept:
+        if row.eligible and " + " not in row.concept and row.stage not in ("placebo", "slide"):
             changes.setdefault((row.concept, row.direction), []).append(row.change)
             if row.stage not in RACING:
                 raced.add((row.concept, row.direction))

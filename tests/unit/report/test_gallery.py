@@ -10,6 +10,7 @@ import pytest
 
 from diffexplain.records import ConceptResult, Effect
 from diffexplain.report import Plate, Section, Table
+from diffexplain.report import gallery as gallery_module
 from diffexplain.report.album import Album
 from diffexplain.report.evidence import evidence
 from diffexplain.report.gallery import FEWEST, MOST, galleries
@@ -77,6 +78,20 @@ def test_strengths_of_one_picture_stand_together_in_order() -> None:
     effects = [replace(effect("r", f"e{s}"), strength=s) for s in (2.0, 0.5, 1.0)]
     (gallery,) = shown([concept_result("hat", effect=1.0)], effects).values()
     assert [[pair["strength"] for pair in series] for series in gallery["series"]] == [[0.5, 1.0, 2.0]]
+
+
+def test_other_strengths_slide_from_the_pair_that_counts() -> None:
+    """Also where the run's own strength is not 1."""
+    counts = replace(effect("r", "e"), strength=2.0)
+    slid = [replace(effect("r", f"e{s}"), strength=s, stage="slide") for s in (1.0, 4.0)]
+    (gallery,) = shown([concept_result("hat", effect=1.0)], [*slid, counts]).values()
+    ((low, own, high),) = gallery["series"]
+    assert [p["strength"] for p in (low, own, high)] == [1.0, 2.0, 4.0]
+    assert "slid" not in own
+    assert low["slid"]
+    assert high["slid"]
+    assert (own["apart"], low["apart"]) == ("", "at another strength, not counted")
+    assert gallery_module.shown((slid[0], counts, slid[1])) is counts
 
 
 def test_a_failed_edit_is_marked_and_an_unjudged_one_is_not() -> None:
