@@ -87,7 +87,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
     """Train and save the CLIP as `out/clip`."""
     torch.manual_seed(0)
     drawn, array = data.pictures(n, size, folder)
-    tokenizer = make_tokenizer(folder / "tokenizer")
+    tokenizer = make_tokenizer(folder / "tokenizer", min(20_000, 50 * n))
     model = CLIPModel(configuration(tokenizer, size)).to(device)
     bias = nn.Parameter(torch.full((), -4.0, device=device))
     truth = torch.from_numpy(data.truths(drawn)).to(device)
@@ -98,7 +98,7 @@ def train(folder: Path, out: Path, size: int, n: int, minutes: float, device: to
 
     def step(i: int) -> torch.Tensor:
         rng = np.random.default_rng((1, i))
-        index = np.sort(rng.integers(len(drawn), size=data.rows(192, device)))
+        index = np.sort(rng.integers(len(drawn), size=min(data.rows(192, device), len(drawn) // 2)))
         images = data.batch(array, index, device)
         images = images + 0.03 * torch.rand(len(images), 1, 1, 1, device=device) * torch.randn_like(images)
         with torch.autocast(device.type, torch.bfloat16):

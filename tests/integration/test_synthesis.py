@@ -24,7 +24,7 @@ ASK = {
     "units": [UNIT],
     "options": OPTIONS,
     "held_out": 3,
-    "methods": {"attack": {"steps": 9}},
+    "methods": {"attack": {"steps": 4}},
     "second": "pocket:bearded",
 }
 

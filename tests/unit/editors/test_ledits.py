@@ -60,8 +60,17 @@ def encoded(images: torch.Tensor, kind: str = "epsilon") -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [*PREDICTIONS, "xl"])
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 20, 50, 100])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 20, 50])
 def test_without_an_edit_the_latents_come_back(kind: str, order: int, steps: int):
+    comes_back(kind, order, steps)
+
+
+@pytest.mark.parametrize("steps", range(4, 101, 24))
+def test_the_latents_come_back_at_every_step_count(steps: int):
+    comes_back("epsilon", 2, steps)
+
+
+def comes_back(kind: str, order: int, steps: int) -> None:
     exact = editor(kind, steps=steps, order=order)
     inversion = exact.invert(pictures(), SEEDS, ["", "a hat", "dogs"])
     made = exact.sample(inversion, [Edit(i) for i in range(3)])
@@ -131,7 +140,7 @@ AT_ITS_MASKS = {
 
 
 class Reference:
-    """diffusers' LEDITS++ on one picture, ten steps."""
+    """diffusers' LEDITS++ on one picture, six steps."""
 
     def __init__(self, family: str, **scheduler: Any) -> None:
         import diffusers
@@ -155,7 +164,7 @@ class Reference:
         """Invert and edit, as it must for each edit."""
         noise = torch.Generator().manual_seed(7)
         self.pipe.invert(
-            self.picture, num_inversion_steps=10, skip=0.2, generator=noise, source_prompt="", **self.more
+            self.picture, num_inversion_steps=6, skip=0.2, generator=noise, source_prompt="", **self.more
         )
         made = self.pipe(
             editing_prompt=[t.prompt for t in terms] or None,
@@ -169,7 +178,7 @@ class Reference:
     def ours(self, terms: tuple[Term, ...], mask: str, free_above: int) -> torch.Tensor:
         """The same edit by our editor, on the same components."""
         options = LeditsOptions(
-            steps=10, skip=0.2, guidance=3.0, mask=mask, threshold=0.6, least=1, rows=2, free_above=free_above
+            steps=6, skip=0.2, guidance=3.0, mask=mask, threshold=0.6, least=1, rows=2, free_above=free_above
         )
         made = LeditsEditor(self.parts, name="tiny", options=options, default_judge="pocket")
         return made.sample(made.invert(self.picture, [7]), [Edit(0, terms)])
