@@ -85,7 +85,7 @@ class _Openings:
         """The words that do most harm, each with a `no` before it."""
         if self._no is None or self._options.tokens < 2:
             return []
-        worst = sorted(alone, key=alone.__getitem__, reverse=True)[:HALVED]
+        worst = sorted(alone, key=alone.__getitem__, reverse=True)[: min(HALVED, len(alone) // 2)]
         return [(self._no, *place) for place in worst if place != (self._no,)]
 
     def _judged(self, proposed: Sequence[Iterable[Place]], seeds: Sequence[int]) -> list[dict[Place, float]]:
@@ -133,7 +133,8 @@ class _Openings:
         for gradient in total:
             score = ((self._table[:, None] - self._neutral) * gradient).sum((1, 2))  # (V,) change of the loss
             order = score.nan_to_num(nan=float("inf")).argsort(stable=True).tolist()
-            away = order[self._options.candidates :][-DENIED:] if self._no is not None else []
+            most = min(DENIED, self._options.candidates)
+            away = order[self._options.candidates :][-most:] if self._no is not None else []
             found.append([(word,) for word in [*order[: self._options.candidates], *away]])
         return found
 

@@ -70,5 +70,5 @@ def test_a_word_that_does_harm_is_denied() -> None:
     no = generator().vocabulary[0].index("n")
     alone = {(w,): float(w) for w in range(20)}
     denied = Two(2)._denied(alone)
-    assert denied == [(no, w) for w in range(19, 19 - module.HALVED, -1) if w != no]
+    assert denied == [(no, w) for w in range(19, 9, -1) if w != no]
     assert Two(1)._denied(alone) == []
