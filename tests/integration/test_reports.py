@@ -310,6 +310,7 @@ json.dump(shown, open("shown.json", "w"))
 
 
 @pytest.mark.timeout(900)  # some sixty real edits
+@pytest.mark.slow
 def test_quickstart_notebook_gives_an_answer(tmp_path: Path) -> None:
     book = (ROOT / "examples/quickstart.ipynb").read_text("utf-8")
     few = pocket_turbo_of_few_rows(tmp_path / "turbo")

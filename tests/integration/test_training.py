@@ -55,6 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_every_part_leaves_a_folder_that_loads(made: Path) -> None:
     from diffusers import StableDiffusionPipeline
     from transformers import AutoTokenizer, CLIPModel
@@ -88,11 +89,13 @@ def test_every_part_leaves_a_folder_that_loads(made: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_no_folder_says_where_it_was_made(made: Path) -> None:
     for file in (made / "pocket").rglob("*.json"):
         assert str(made) not in file.read_text("utf-8"), file
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing_again(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +154,7 @@ def test_a_training_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> N
     assert not torch.equal(longer, first)
 
 
+@pytest.mark.slow
 def test_the_clipseg_reads_as_the_clip_does_and_has_learned_to_look(made: Path) -> None:
     clip, whole = (load_file(made / "pocket" / p / "model.safetensors") for p in ("clip", "clipseg"))
     shared = [k for k in clip if f"clip.{k}" in whole]
@@ -161,6 +165,7 @@ def test_the_clipseg_reads_as_the_clip_does_and_has_learned_to_look(made: Path) 
     assert any(not torch.equal(clip[k], whole[f"clip.{k}"]) for k in looks)
 
 
+@pytest.mark.slow
 def test_the_decoder_is_trained_without_moving_the_latents(made: Path) -> None:
     before = torch.load(made / "work" / "autoencoder.ckpt.pt", weights_only=True)["average"]
     after = torch.load(made / "work" / "decoder.ckpt.pt", weights_only=True)["average"]

@@ -96,6 +96,7 @@ def test_wheel_holds_the_data(wheel: Path) -> None:
     assert {p.relative_to(PACKAGE.parent).as_posix() for p in kept} <= inside
 
 
+@pytest.mark.slow
 def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
     python = tmp_path / "venv/bin/python"
