@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 3
+WORKERS ?= 2
 ARGS ?=
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.diffexplain-installed
@@ -28,7 +28,7 @@ demo: $(STAMP)  ## explain pocket:hired on 16 avatars, beside the truth; report 
 
 # Big tensors are kept for the next ones, which saves a fifth of the time.
 test: $(STAMP)  ## all tests, one thread a worker
-	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, the floors
 	$(BIN)/ruff check .
