@@ -93,10 +93,12 @@ def main() -> None:
     aims = targets()
     leaves = [c.path for c in load_corpus("avatars").leaves()]
     bench = Bench(list(aims.values()), load_editor("pocket"), load_judge("pocket"))
+    FILE.parent.mkdir(exist_ok=True)
     parts: dict[str, np.ndarray] = dict(np.load(FILE)) if FILE.exists() else {}
     parts |= {"classifiers": np.array(list(aims)), "concepts": np.array(CONCEPTS), "leaves": np.array(leaves)}
     if "truth" not in parts:
         parts["truth"] = truths(CONCEPTS, bench.targets, 64)
+        np.savez_compressed(FILE, **parts)
     for name, asked, people in (
         ("table", leaves, world.sample(TABLE, SEED + 1)),
         ("pool", CONCEPTS, world.sample(POOL, SEED)),

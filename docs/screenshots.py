@@ -85,6 +85,9 @@ def app(browser: Browser, run: Path, root: Path) -> None:
     try:
         with opened(browser, blocks.local_url, 1280, 1000) as page:
             page.locator("#filling li").first.wait_for()
+            page.locator("#growing").get_by_text("The corpus as a tree").click()
+            page.locator('#corpus-tree [data-path="facial hair"] [data-do=fold]').first.click()
+            page.mouse.move(0, 0)
             page.wait_for_timeout(1000)
             keep("web", page.screenshot())
     finally:

@@ -135,6 +135,36 @@ def test_the_slider_moves_picture_and_score(page: Page, root: Path, files: list[
     assert page.locator("#moved img").count() >= 2
 
 
+def test_a_corpus_is_edited_as_a_tree(page: Page) -> None:
+    page.locator("#growing").get_by_text("The corpus as a tree").click()
+    tree, own = page.locator("#corpus-tree"), page.locator("#corpus input")
+    tree.locator("li").first.wait_for()
+    assert own.input_value() == "avatars"
+    beard = tree.locator('[data-path="facial hair/beard"]')
+    assert not beard.is_visible()
+    tree.locator('[data-path="facial hair"] [data-do=fold]').first.click()
+    assert beard.is_visible()
+    page.get_by_label("add under facial hair", exact=True).click()
+    added = page.get_by_label("name of facial hair/new concept", exact=True)
+    added.wait_for()
+    page.wait_for_function("document.querySelector('#corpus input').value === 'my own'")
+    added.fill("${alert(1)} {{7*7}} <img src=x onerror=alert(2)>")
+    added.press("Enter")
+    hostile = page.get_by_label("name of facial hair/${alert(1)} {{7*7}} <img src=x onerror=alert(2)>")
+    hostile.wait_for()
+    assert tree.locator("img").count() == 0
+    assert beard.is_visible()  # what was open stays open
+    hostile.fill("a/b")
+    hostile.press("Enter")
+    problem = page.locator("#corpus-problem .problem")
+    problem.wait_for()
+    assert "rename it" in problem.inner_text()
+    page.get_by_label("remove facial hair", exact=True).click()
+    tree.locator('[data-path="facial hair"]').wait_for(state="detached")
+    page.locator("#writing").get_by_text("The corpus as YAML").click()
+    assert "facial hair" not in page.locator("#corpus-text .cm-content").inner_text()
+
+
 def test_what_is_typed_is_checked_and_stays_text(page: Page) -> None:
     page.fill("#classifier input", "os:system")
     page.keyboard.press("Enter")

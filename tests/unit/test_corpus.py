@@ -23,6 +23,7 @@ from diffexplain.corpus import (
     MAX_SLOT,
     Corpus,
     Document,
+    added,
     available,
     difference,
     findings,
@@ -33,10 +34,14 @@ from diffexplain.corpus import (
     merged,
     parse_corpus,
     pruned,
+    removed,
+    renamed,
+    rephrased,
     schema,
     tree_text,
     written,
 )
+from diffexplain.corpus.document import read_document
 from diffexplain.errors import CorpusError
 from diffexplain.worlds import avatars as world
 
@@ -573,6 +578,43 @@ def test_pruning_cuts_subtrees_what_they_emptied_and_what_named_them() -> None:
         pruned(tree, ["a", "b"])
     with pytest.raises(CorpusError, match="at least one path"):
         kept(tree, [])
+
+
+def test_a_renamed_concept_is_renamed_where_others_name_it() -> None:
+    document = read_document(
+        "{name: n, domain: d, prompt: 'a {phrase}', neutral: a, concepts: ["
+        "{name: hat, children: [{name: cap, phrase: cap}, {name: top}]},"
+        "{name: hats, replaces: [hat/top]}, {name: hair, hidden_by: [hat/cap, hat]}]}"
+    )
+    found = renamed(document, "hat", " lid ")
+    assert found.concepts[0].name == "lid"
+    assert found.concepts[1].replaces == ["lid/top"]
+    assert found.concepts[1].name == "hats"
+    assert found.concepts[2].hidden_by == ["lid/cap", "lid"]
+    assert renamed(found, "lid", "hat") == document
+    with pytest.raises(CorpusError, match="2 times"):
+        renamed(document, "hat", "hats")
+    with pytest.raises(CorpusError, match="no concept 'hat/bow'"):
+        renamed(document, "hat/bow", "tie")
+
+
+def test_a_phrase_is_stated_or_taken_back() -> None:
+    document = load_document("avatars")
+    found = rephrased(document, "facial hair/beard", "a mighty beard")
+    assert grow(found)["facial hair/beard"].phrase == "a mighty beard"
+    assert rephrased(found, "facial hair/beard", "a beard") == document
+    assert grow(rephrased(document, "sticker/star", ""))["sticker/star"].phrase == "star"
+
+
+def test_what_is_added_gets_a_free_name_and_what_is_removed_is_gone() -> None:
+    document = load_document("avatars")
+    once, first = added(document, "sticker")
+    twice, second = added(once, "sticker")
+    assert (first, second) == ("sticker/new concept", "sticker/new concept 2")
+    assert removed(removed(twice, second), first) == document
+    assert added(document, "")[1] == "new concept"
+    leaf, below = added(document, "sticker/star")
+    assert grow(leaf)["sticker/star"].children == (below,)
 
 
 def test_findings_name_probable_mistakes() -> None:

@@ -6,6 +6,7 @@ A path such as `facial hair/beard/long` is a concept's identity everywhere. Conc
 
 from diffexplain.corpus.changes import difference, findings, kept, merged, pruned
 from diffexplain.corpus.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, Document, Node, schema, written
+from diffexplain.corpus.editing import added, removed, renamed, rephrased
 from diffexplain.corpus.files import available, load_corpus, load_document, parse_corpus
 from diffexplain.corpus.growing import MAX_SLOT, grow
 from diffexplain.corpus.tree import Concept, Corpus, tree_text
@@ -19,6 +20,7 @@ __all__ = [
     "Corpus",
     "Document",
     "Node",
+    "added",
     "available",
     "difference",
     "findings",
@@ -29,6 +31,9 @@ __all__ = [
     "merged",
     "parse_corpus",
     "pruned",
+    "removed",
+    "renamed",
+    "rephrased",
     "schema",
     "tree_text",
     "written",

@@ -17,7 +17,7 @@ _HEAD = ("name", "domain", "prompt", "neutral")
 
 def difference(old: Document, new: Document) -> tuple[str, ...]:
     """What changed, a line each: `- path`, `+ path`, `~ path: key: old → new`. Order does not count."""
-    there, here = dict(_flat(old.concepts)), dict(_flat(new.concepts))
+    there, here = dict(flat(old.concepts)), dict(flat(new.concepts))
     lines = [line for key in _HEAD if (line := _changed(key, getattr(old, key), getattr(new, key)))]
     lines += [f"- {path}" for path in there if path not in here]
     lines += [f"+ {path}" for path in here if path not in there]
@@ -46,7 +46,7 @@ def pruned(document: Document, paths: Iterable[str]) -> Document:
     Raises CorpusError for a path that is not there, or when nothing is left.
     """
     gone = _known(document, paths)
-    return _cut(document, {p for p, _ in _flat(document.concepts) if _at_or_under(p, gone)})
+    return _cut(document, {p for p, _ in flat(document.concepts) if _at_or_under(p, gone)})
 
 
 def kept(document: Document, paths: Iterable[str]) -> Document:
@@ -56,8 +56,8 @@ def kept(document: Document, paths: Iterable[str]) -> Document:
     """
     chosen = _known(document, paths)
     above = {p[:i] for p in chosen for i, c in enumerate(p) if c == "/"}
-    stay = {p for p, _ in _flat(document.concepts) if p in above or _at_or_under(p, chosen)}
-    return _cut(document, {p for p, _ in _flat(document.concepts)} - stay)
+    stay = {p for p, _ in flat(document.concepts) if p in above or _at_or_under(p, chosen)}
+    return _cut(document, {p for p, _ in flat(document.concepts)} - stay)
 
 
 def findings(corpus: Corpus) -> tuple[str, ...]:
@@ -81,11 +81,12 @@ def findings(corpus: Corpus) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _flat(nodes: Iterable[Node], above: str = "") -> Iterator[tuple[str, Node]]:
+def flat(nodes: Iterable[Node], above: str = "") -> Iterator[tuple[str, Node]]:
+    """Every node with its path, a parent before its children."""
     for node in nodes:
         path = f"{above}/{node.name}".lstrip("/")
         yield path, node
-        yield from _flat(node.children, path)
+        yield from flat(node.children, path)
 
 
 def _own(node: Node) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _one(node: Node, twin: Node, above: str, gave_way: list[str]) -> Node:
 
 
 def _known(document: Document, paths: Iterable[str]) -> set[str]:
-    there, asked = {path for path, _ in _flat(document.concepts)}, list(paths)
+    there, asked = {path for path, _ in flat(document.concepts)}, list(paths)
     for path in asked:
         if path not in there:
             close = sorted(p for p in there if p.endswith(f"/{path}"))[:3]
@@ -146,7 +147,7 @@ def _cut(document: Document, gone: set[str]) -> Document:
     while True:  # a node that loses all it had goes too
         emptied = {
             path
-            for path, node in _flat(document.concepts)
+            for path, node in flat(document.concepts)
             if path not in gone and node.children and all(f"{path}/{c.name}" in gone for c in node.children)
         }
         if not emptied:

@@ -82,6 +82,15 @@ def read_document(text: str) -> Document:
         raise CorpusError(_described(error, content)) from None
 
 
+def restated(node: Node, **keys: object) -> Node:
+    """The node with other keys, checked as if they had been read. Raises CorpusError."""
+    content = {**node.model_dump(exclude_defaults=True), **keys}
+    try:
+        return Node.model_validate(content)
+    except ValidationError as error:
+        raise CorpusError(_described(error, content)) from None
+
+
 def written(document: Document) -> str:
     """The document as YAML: a leaf on one line, only what is stated."""
     content: dict[str, Any] = document.model_dump(exclude_defaults=True)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import hmac
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffexplain import api, pocket
 from diffexplain.api import mining as api_mining
-from diffexplain.corpus import available, load_corpus, load_document, parse_corpus, tree_text, written
+from diffexplain.corpus import Document, available, load_document, parse_corpus, written
 from diffexplain.errors import DiffexplainError, InputError, MissingExtra
 from diffexplain.store import RESULT, read_request, read_result
-from diffexplain.web import showing, slider
+from diffexplain.web import branches, showing, slider
 from diffexplain.web.jobs import ASKED, CORPUS, PICTURES, SUFFIXES, Jobs, Question, plain_question
 
 HOST, PORT = "127.0.0.1", 7860
 MAX_FILE = "24mb"  # of one upload
 EDITORS = ("pocket", "pocket-turbo")
 SPEC = re.compile(r"(pocket|timm|torchvision|hf|clip):[\w.-]+(/[\w.-]+)?")
-OWN = "my own, below"
+OWN = "my own"
 JUDGES = ("pocket", api_mining.JUDGE)  # CLIPs that sift what is mined
 MAX_WORDS = 100_000  # letters of a word list
 #: nothing may be fetched from elsewhere, whatever Gradio's page asks for.
@@ -59,11 +59,18 @@ class App:
         return classifier
 
     def tree(self, corpus: str, text: str) -> str:
-        """The corpus as a tree, or what is wrong with it."""
+        """The corpus as a tree to edit, or what is wrong with it."""
         try:
-            return tree_text(parse_corpus(text or "", "corpus") if corpus == OWN else _bundled(corpus))
+            return branches.tree_form(_document(corpus, text))
         except DiffexplainError as error:
-            return f"not valid: {error}"
+            return showing.failed(error)
+
+    def edit(self, corpus: str, text: str, change: Mapping[str, Any]) -> tuple[str, str, str]:
+        """A change made in the tree: the corpus chosen, its YAML, and what is wrong with the change."""
+        try:
+            return OWN, branches.edited(_document(corpus, text), change), ""
+        except DiffexplainError as error:
+            return corpus, text, showing.failed(error)
 
     def text(self, corpus: str, text: str) -> str:
         """The YAML of a bundled corpus, to change and use as one's own."""
@@ -261,10 +268,8 @@ def pocket_folder() -> Path:
     return Path(pocket.__file__).parent
 
 
-def _bundled(corpus: str) -> Any:
-    if corpus not in available():
-        raise InputError(f"corpus {corpus!r}: choose {', '.join(available())} or write your own")
-    return load_corpus(corpus)
+def _document(corpus: str, text: str) -> Document:
+    return branches.document_of(None if corpus == OWN else corpus, text or "")
 
 
 def build_app(
@@ -294,7 +299,9 @@ def _form(gr: Any, app: App) -> dict[str, Any]:
         "files": gr.File(file_count="multiple", file_types=list(SUFFIXES), label="Pictures",
                          elem_id="files"),
         "corpus": gr.Dropdown([*available(), OWN], value="avatars", label="Corpus", elem_id="corpus"),
-        "text": gr.Code("", language="yaml", label="My own corpus (YAML)", elem_id="corpus-text", lines=6),
+    }  # fmt: skip
+    _growing(gr, app, parts)
+    parts |= {
         "editor": gr.Dropdown(list(app.editors), value=app.editors[0], label="Editor", elem_id="editor"),
         "budget": gr.Number(0, label="Edits at most (0: as many as it takes)", elem_id="budget"),
     }  # fmt: skip
@@ -303,22 +310,33 @@ def _form(gr: Any, app: App) -> dict[str, Any]:
         cost = gr.Button("Predict cost", elem_id="cost")
         parts["run"] = gr.Button("Run", variant="primary", elem_id="run")
     said = gr.Textbox(label="Check and cost", lines=4, interactive=False, elem_id="said")
-    with gr.Accordion("The corpus as a tree", open=False):
-        shown = gr.Textbox(
-            value=app.tree("avatars", ""),
-            lines=12,
-            interactive=False,
-            show_label=False,
-            elem_id="corpus-tree",
-        )
     _mining(gr, app, parts, said)
-    for part in (parts["corpus"], parts["text"]):
-        part.change(app.tree, [parts["corpus"], parts["text"]], shown, show_progress="hidden")
-    parts["corpus"].input(app.text, [parts["corpus"], parts["text"]], parts["text"], show_progress="hidden")
     check.click(app.check, [parts["classifier"], parts["files"]], said)
     costed = [parts[name] for name in ("files", "corpus", "text", "editor", "budget")]
     cost.click(app.foresee, costed, said)
     return parts
+
+
+def _growing(gr: Any, app: App, parts: dict[str, Any]) -> None:
+    """The corpus as a tree and as YAML: a change in one goes to the other, and makes it one's own."""
+    with gr.Accordion("The corpus as a tree", open=False, elem_id="growing"):
+        tree = gr.HTML(app.tree("avatars", ""), js_on_load=branches.SCRIPT, css_template=branches.STYLE,
+                       max_height=420, elem_id="corpus-tree")  # fmt: skip
+        wrong = gr.HTML(elem_id="corpus-problem")
+    with gr.Accordion("The corpus as YAML", open=False, elem_id="writing"):
+        text = gr.Code("", language="yaml", lines=6, max_lines=24, show_label=False, elem_id="corpus-text")
+    corpus, parts["text"] = parts["corpus"], text
+
+    def edit(chosen: str, yaml: str, event: Any) -> tuple[str, str, str, str]:
+        chosen, yaml, problem = app.edit(chosen, yaml, event._data)
+        return chosen, yaml, problem, app.tree(chosen, yaml)
+
+    edit.__annotations__ = {"event": gr.EventData}  # how Gradio knows what to give it
+    tree.edit(edit, [corpus, text], [corpus, text, wrong, tree], show_progress="hidden")
+    for part in (corpus, text):
+        part.change(app.tree, [corpus, text], tree, show_progress="hidden")
+    corpus.input(app.text, [corpus, text], text, show_progress="hidden")
+    text.input(lambda: OWN, None, corpus, show_progress="hidden")
 
 
 def _mining(gr: Any, app: App, parts: dict[str, Any], said: Any) -> None:
