@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 from typer.testing import CliRunner
 from typer.testing import Result as Told
 
@@ -230,24 +231,18 @@ def test_tables_hold_every_number(
     np.testing.assert_allclose(concepts["effect"], [c.effect for c in result.concepts])
 
 
-def decoded(segmentation: dict[str, list[int]]) -> np.ndarray:
-    """COCO's uncompressed run lengths, down the columns."""
-    values = np.arange(len(segmentation["counts"])) % 2
-    return np.repeat(values, segmentation["counts"]).reshape(segmentation["size"], order="F")
-
-
 def test_coco_annotates_what_was_edited(folder: Path, tmp_path: Path) -> None:
     assert command("export", folder, "--format", "coco", "--out", tmp_path / "coco").exit_code == 0
-    made = json.loads((tmp_path / "coco/annotations.json").read_text("utf-8"))
-    images = {image["id"]: image for image in made["images"]}
+    coco = COCO(tmp_path / "coco/annotations.json")  # what people read it with
+    made, images = coco.dataset, coco.imgs
     for image in made["images"]:
         with Image.open(tmp_path / "coco/images" / image["file_name"]) as opened:
             assert opened.size == (image["width"], image["height"])
-    names = {kind["id"]: kind["name"] for kind in made["categories"]}
-    assert "add facewear/glasses/round" in names.values()
+    (kind,) = coco.getCatIds(catNms=["add facewear/glasses/round"])
+    assert coco.getAnnIds(catIds=[kind])
     assert len(made["annotations"]) > 20
     for one in made["annotations"]:
-        mask = decoded(one["segmentation"])
+        mask = coco.annToMask(one)
         x, y, width, height = one["bbox"]
         assert mask.sum() == one["area"] == mask[y : y + height, x : x + width].sum()
         with Image.open(tmp_path / "coco/images" / images[one["image_id"]]["file_name"]) as after:
