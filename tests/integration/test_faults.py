@@ -116,4 +116,5 @@ def test_escape_sequences_and_html_in_labels_reach_neither_terminal_nor_report(
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "&lt;img src=x onerror" in page
     assert "<img src=x onerror" not in page
+    assert "\x1b" not in page
     assert printable(HOSTILE) == "�]0;owned��[2Jred"

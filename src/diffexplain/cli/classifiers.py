@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffexplain.cli.console import errors, group, settings, slug
+from diffexplain.cli.console import errors, group, settings, slug, terminal
 
 if TYPE_CHECKING:
     from diffexplain.api.checking import Checkup
@@ -75,11 +75,10 @@ def check(
 
 
 def _show(made: Checkup) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if Console().is_terminal else 120)
+    console = terminal()
     shown = ", ".join(made.labels[:12]) + (
         f", … ({len(made.labels)} in all)" if len(made.labels) > 12 else ""
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -41,6 +42,30 @@ def errors() -> Iterator[None]:
 def printable(text: str) -> str:
     """Text without what a terminal would obey: a label may hold escape sequences."""
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+
+
+def terminal(width: int = 120) -> Console:
+    """Standard output for tables and text, as wide as a terminal, which obeys nothing that is in them."""
+    import sys
+
+    from rich.console import Console, RenderHook
+    from rich.segment import Segment
+
+    class Harmless:
+        def __init__(self, inside: Any) -> None:
+            self.inside = inside
+
+        def __rich_console__(self, console: Console, options: Any) -> Iterator[Segment]:
+            for text, style, control in console.render(self.inside, options):
+                yield Segment(text if control else printable(text), style, control)
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[Any]) -> list[Any]:
+            return [Harmless(one) for one in renderables]
+
+    console = Console(width=None if sys.stdout.isatty() else width)
+    console.push_render_hook(Hook())
+    return console
 
 
 @contextmanager

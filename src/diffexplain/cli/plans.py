@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffexplain.cli.console import errors, group
+from diffexplain.cli.console import errors, group, terminal
 
 commands = group()
 
@@ -33,7 +33,6 @@ def plan(
     if as_json:
         typer.echo(json.dumps([asdict(n) for n in needs]))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -48,7 +47,7 @@ def plan(
         within = "one seed" if s.within != s.within else f"{s.within:.2f}"
         cells = (f"{s.between:.2f}", within, f"{n.width:.2f}", *map(str, n.images.values()))
         table.add_row(Text(f"{s.direction} {s.concept}"), *cells)
-    console = Console(width=110)
+    console = terminal(110)
     console.print(table)
     most = {seeds: max(n.images[seeds] for n in needs) for seeds in needs[0].images}
     told = ", or ".join(f"{n} with {s} seed{'s' if s > 1 else ''}" for s, n in most.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffexplain.cli.console import errors, group
+from diffexplain.cli.console import errors, group, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,12 +157,9 @@ def _write_csv(found: Analysis, path: Path) -> None:
 
 
 def _show(found: Analysis) -> None:
-    import sys
-
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = terminal(130)
     people = found.people
     console.print(
         f"{people.began} began, {people.finished} finished, {people.counted} counted; "

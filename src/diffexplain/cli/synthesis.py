@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
+from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable, terminal
 
 if TYPE_CHECKING:
     from diffexplain.api.planning import SynthesisPlan
@@ -161,7 +160,7 @@ def units(
     for u in found:
         shown = Text(", ".join(names[i] for i in u.exciting[:4]))
         table.add_row(u.name, f"{u.contribution:+.2f}", f"{u.activation:.2f}", shown)
-    _console().print(table)
+    terminal().print(table)
 
 
 def _show_plan(plan: SynthesisPlan, as_json: bool) -> None:
@@ -191,7 +190,7 @@ def _show(result: SynthesisResult, folder: Path, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = _console()
+    console = terminal()
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     table = Table(title=Text(f"What {result.request.classifier} wants to see, on held-out seeds"))
@@ -219,9 +218,3 @@ def _show(result: SynthesisResult, folder: Path, as_json: bool) -> None:
     cost = result.cost
     console.print(f"{cost.iterations} iterations, {cost.evaluations} UNet evaluations, {cost.seconds:.0f} s")
     console.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 120)

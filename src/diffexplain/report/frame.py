@@ -19,6 +19,7 @@ from diffexplain.report import wording
 from diffexplain.report.album import Album
 
 _FILTERS = ("signed", "plain", "percent", "points", "chance", "count", "duration", "sign", "lead")
+_CONTROLS = {c: "�" for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\t\n\r"}
 
 
 def render(
@@ -85,6 +86,7 @@ def _environment(album: Album, names: Mapping[str, str]) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
     )
     for name in _FILTERS:
         environment.filters[name] = getattr(wording, name)
@@ -99,6 +101,11 @@ def _environment(album: Album, names: Mapping[str, str]) -> jinja2.Environment:
         file_name=lambda image: names.get(image, image[:12]),
     )
     return environment
+
+
+def _visible(value: Any) -> Any:
+    """Control characters have no place in HTML, and a terminal that shows the file would obey them."""
+    return value.translate(_CONTROLS) if isinstance(value, str) else value
 
 
 def _place(position: float) -> str:

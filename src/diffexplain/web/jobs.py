@@ -154,7 +154,9 @@ class Jobs:
 
     def _free(self, question: Question) -> str:
         """A folder name that is not taken."""
-        base, taken = _plain(f"{question.classifier}-{question.target or 'default'}"), set(self.names())
+        base = _plain(f"{question.classifier}-{question.target or 'default'}")
+        coming = {path.name for path in (self.root / ASKED).glob("*")}  # whose pictures are being copied
+        taken = {*self.names(), *coming}
         number = next(n for n in range(1, len(taken) + 2) if f"{base}-{n:03d}" not in taken)
         return f"{base}-{number:03d}"
 

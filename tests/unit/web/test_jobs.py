@@ -94,6 +94,21 @@ def test_uploads_have_limits(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.Mon
     assert jobs.names() == []
 
 
+def test_two_visitors_at_one_moment_get_folders_of_their_own(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, copy, inner = picture(tmp_path), module.shutil.copyfile, []
+
+    def slowly(*paths: Path) -> None:
+        if not inner:  # the second comes while the first one's picture is copied
+            inner.append("")
+            inner[0] = jobs.submit(QUESTION, [file]).name
+        copy(*paths)
+
+    monkeypatch.setattr(module.shutil, "copyfile", slowly)
+    assert jobs.submit(QUESTION, [file]).name != inner[0]
+
+
 def test_budgets_are_whole() -> None:
     assert plain_question({"classifier": "c", "budget": 12.0}).budget == 12
     for budget in (0, 1.5, -3):
