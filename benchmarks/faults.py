@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import guided, harness
 from benchmarks.ground import Ground, answer, batches, draw, made, rows, server
 
 SEED = 9
@@ -45,7 +45,7 @@ def measure(quick: bool) -> Mapping[str, Any]:
             "faults": {case: said or "survived" for case, said in others.items()},
             "memory_growth": long_run(ground, 500) if quick else long_pocket_run(ground, 10_000),
             "visitors_lost": visitors(Path(name) / "web", VISITORS),
-            **fuzzed(20 if quick else 2000),
+            **fuzzed(20 if quick else 2000, 500 if quick else 30_000),
         }
 
 
@@ -378,8 +378,8 @@ def visitors(root: Path, number: int) -> int:
 # -- fuzz ---------------------------------------------------------------------------------------------
 
 
-def fuzzed(examples: int) -> dict[str, int]:
-    """The properties of `tests/unit/test_fuzz.py` on so many cases each."""
+def fuzzed(examples: int, runs: int) -> dict[str, int]:
+    """The properties of `tests/unit/test_fuzz.py` on so many cases each; two guided by coverage too."""
     from tests.unit import test_fuzz
 
     cases = failures = 0
@@ -389,6 +389,12 @@ def fuzzed(examples: int) -> dict[str, int]:
         failures += error is not None
         if error is not None:
             print(f"{name}: {error}", file=sys.stderr)
+    for name in ("corpora", "pictures"):
+        done, said = guided.tried(name, runs)
+        cases += done
+        failures += bool(said)
+        if said:
+            print(f"{name}, guided: {said}", file=sys.stderr)
     return {"fuzz_cases": cases, "fuzz_failures": failures}
 
 
