@@ -84,7 +84,7 @@ def _placebo(
     few = len(report) if whole else min(len(report), (left or 0) - rounds * TRIED)
     if few < 1:
         return
-    weight, tried = 1.0, list(report[:TRIED])
+    weight, tried = 1.0, list(report[: min(TRIED, few)])
     for _ in range(rounds):
         rows = yield _asks(tried, weight)
         size = sum(r.size for r in rows) / len(rows)

@@ -126,7 +126,7 @@ def _supported(result: ConceptResult, second: float, q: float) -> bool | None:
 
 def placebo(rows: Sequence[Effect]) -> Placebo | None:
     """What the placebo did, beside the run's median edit; None where none was made."""
-    mine = _placebo_rows(rows)
+    mine = last_placebo(rows)
     if not mine:
         return None
     edits = [r for r in rows if r.stage == "report" and r.eligible]
@@ -141,16 +141,14 @@ def placebo(rows: Sequence[Effect]) -> Placebo | None:
         wanted=float(np.median([r.size for r in edits])),
         area=_mean([r.area for r in mine]),
         wanted_area=float(np.median([r.area for r in edits])),
-        weight=mine[0].strength,
+        weight=_mean([r.strength for r in mine]),
         examples=tuple(sorted(mine, key=lambda r: -abs(r.change))[:EXAMPLES]),
     )
 
 
-def _placebo_rows(rows: Sequence[Effect]) -> list[Effect]:
-    """The placebo's last round: those before it were to find its weight."""
-    mine = [r for r in rows if r.stage == "placebo"]
-    last = {r.image: r for r in mine if r.strength == mine[-1].strength}
-    return list(last.values())
+def last_placebo(rows: Sequence[Effect]) -> list[Effect]:
+    """Each picture's last placebo: those before it were to find the weight."""
+    return list({r.image: r for r in rows if r.stage == "placebo"}.values())
 
 
 def _interval(estimate: Estimate) -> Interval:
@@ -202,7 +200,7 @@ def _result(
         edits=len(mine),
         race_effect=_mean(raced),
         examples=_examples(kept, effect.mean),
-        beyond_placebo=_beyond(kept, _placebo_rows(table[PLACEBO, "add"])),
+        beyond_placebo=_beyond(kept, last_placebo(table[PLACEBO, "add"])),
         per_presence=_per_presence(judged),
         passed=len(through) / len(judged) if judged else NAN,
         effect_passed=_mean([r.change for r in through]),

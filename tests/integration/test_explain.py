@@ -23,6 +23,7 @@ from diffexplain.cli import app
 from diffexplain.editors import Inversion
 from diffexplain.images import decode_png, picture_hash
 from diffexplain.statistics import benjamini_yekutieli, mean_effect
+from diffexplain.store import Run
 from tests.tiny import tiny_clip_folder, tiny_pipeline_folder
 
 pytestmark = pytest.mark.timeout(900)
@@ -293,6 +294,88 @@ def test_budget_bounds_the_edits(home: Home) -> None:
     found = home.explain(budget=20)
     assert found.result.cost.edits <= 20
     assert any("budget of 20 edits" in note for note in found.result.notes)
+
+
+# -- shards ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shards(home: Home) -> list[Path]:
+    """The question of `kept` about seven of its pictures, and about the nine others."""
+    folders = [home.folder / "shard-0", home.folder / "shard-1"]
+    for out, images in zip(folders, (home.pictures[:7], home.pictures[7:]), strict=True):
+        home.explain(method="exhaustive", images=images, out=out)
+    return folders
+
+
+def test_merged_shards_say_what_one_run_says(home: Home, kept: dx.Explanation, shards: list[Path]) -> None:
+    tree, out = home.folder / "tree.yaml", home.folder / "merged"
+    words = ["merge", *map(str, shards), "--out", str(out), "--corpus", str(tree)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "merged: 16 pictures" in done.output
+    found = dx.Explanation.read(out)
+    assert found.report is not None
+    assert found.report.exists()
+    one, all_ = found.result, kept.result
+    assert one.request.images == all_.request.images
+    assert (one.gate, one.score_mean) == (all_.gate, pytest.approx(all_.score_mean))
+    assert one.drift.score == pytest.approx(all_.drift.score)
+    assert one.entanglement == all_.entanglement
+    told = [replace(c, beyond_placebo=None, examples=()) for c in one.concepts]
+    assert repr(told) == repr([replace(c, beyond_placebo=None, examples=()) for c in all_.concepts])
+    assert one.placebo is not None
+    assert one.placebo.images == 16
+    edits = [
+        sum(r["stage"] != "placebo" for r in rows(folder)) for folder in (out, run_folder(kept), *shards)
+    ]
+    assert edits[0] == edits[1] == edits[2] + edits[3]
+    assert one.cost.edits == sum(dx.read_result(shard).cost.edits for shard in shards)
+    before = (out / "result.json").read_bytes()
+    assert CliRunner().invoke(app, words).exit_code == 0  # again: nothing is there twice
+    assert (out / "result.json").read_bytes() == before
+    assert len(rows(out)) == len(found.finished.effects)
+
+
+def test_a_merge_that_was_killed_goes_on(
+    home: Home, shards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, append = home.folder / "half", Run.append
+    given: dict[str, Any] = {"out": out, "corpus": home.folder / "tree.yaml"}
+
+    def third(run: Run, batch: int, *rest: Any) -> None:
+        if batch == 3:
+            raise KeyboardInterrupt
+        append(run, batch, *rest)
+
+    monkeypatch.setattr(Run, "append", third)
+    with pytest.raises(KeyboardInterrupt):
+        dx.merge(shards, **given)
+    monkeypatch.undo()
+    assert len(rows(out)) > 0
+    found, whole = dx.merge(shards, **given), dx.merge(shards, **{**given, "out": home.folder / "unbroken"})
+    assert timeless(found.result) == timeless(whole.result)
+
+
+def test_what_does_not_fit_together_is_not_merged(
+    home: Home, kept: dx.Explanation, shards: list[Path]
+) -> None:
+    tree, out = home.folder / "tree.yaml", home.folder / "unmerged"
+    raced, other = home.folder / "shard-raced", home.folder / "shard-other"
+    home.explain(images=home.pictures[:7], out=raced)
+    home.explain("scorers:colour", target="red", method="exhaustive", images=home.pictures[:7], out=other)
+    for runs, words in (
+        (shards[:1], "at least two"),
+        ([*shards, run_folder(kept)], "16 pictures are in two runs, such as 00.png"),
+        ([shards[1], raced], "--search exhaustive"),
+        ([shards[1], other], "classifier: scorers:colour and scorers:bright"),
+        ([shards[1], home.folder], "no finished run|holds no run"),
+    ):
+        with pytest.raises(dx.DiffexplainError, match=words):
+            dx.merge(runs, out=out, corpus=tree)
+    with pytest.raises(dx.InputError, match="has changed since the runs"):
+        dx.merge(shards, out=out, corpus="avatars")
+    assert not out.exists()
 
 
 def test_slides_are_shown_and_change_no_effect(home: Home, kept: dx.Explanation) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import get_num_threads, set_num_threads
 
-from diffexplain import controls
 from diffexplain.api.answers import Explanation
 from diffexplain.api.checks import (
     check_counts,
@@ -25,19 +24,18 @@ from diffexplain.api.checks import (
     check_slides,
     search_options,
 )
+from diffexplain.api.ranked import Base, ranked
 from diffexplain.classifiers import foresee_classifier, load_classifier, notes_of
 from diffexplain.controls import ControlOptions, controlled, reserved
 from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.driving import Bench, Benches, Progress, Station, drive, files, prepared
 from diffexplain.editors import Edit, EditorShape, editor_shape, load_editor
-from diffexplain.effects import Subject, Tools, invert, prepare
+from diffexplain.effects import Tools, invert, prepare
 from diffexplain.errors import InputError
 from diffexplain.execution import Workers, check_place, hired
-from diffexplain.gate import entanglement, readings
 from diffexplain.images import Pictures, pictures
 from diffexplain.judges import load_judge, load_segmenter
 from diffexplain.planning import Plan, plan
-from diffexplain.ranking import agreement, joint_path, limits_of, placebo, rank, second_opinion
 from diffexplain.records import ConceptResult, Cost, Effect, Request, Result
 from diffexplain.report import write_report
 from diffexplain.report.finished import Finished
@@ -215,43 +213,28 @@ def conclude(
     given: Pictures,
     seconds: float,
 ) -> Result:
-    """Rank the rows and say what a reader must know."""
-    tools, subject = benches.report.tools, benches.report.subject
-    concepts = rank(rows, outcome, tools.corpus)
-    control = placebo(rows)
-    screened = benches.race is not benches.report
+    """Rank the rows, count what they cost, and say what a reader must know."""
+    subject = benches.report.subject
     used = [
         benches.report,
-        *([benches.race] if screened else []),
+        *([benches.race] if request.screen else []),
         *([benches.second] if benches.second else []),
     ]
-    inversions = sum(len(b.subject.scores) for b in used)
     base = sum(b.tools.editor.evaluations(Edit(0)) * len(b.subject.scores) for b in used)
-    return Result(
-        request=request,
-        score_mean=float(subject.scores.mean()),
-        concepts=concepts,
-        joint=joint_path(rows, outcome, concepts),
-        drift=subject.drift,
-        cost=Cost(
-            edits=len(rows),
-            inversions=inversions,
-            evaluations=base + sum(r.evaluations for r in rows),
-            seconds=seconds,
-        ),
-        agreement=agreement(concepts) if screened else None,
-        notes=(
-            *controls.notes(control, concepts, request.second),
-            *controls.shared_weights(request.classifier, request.judge),
-            *_warnings(concepts, subject, tools),
-            *outcome.notes,
-            *given.notes,
-            *given.skipped,
-        ),
-        placebo=control,
-        gate=limits_of(rows),
-        entanglement=entanglement(readings(rows)),
-        second=second_opinion(concepts) if request.second else None,
+    cost = Cost(
+        edits=len(rows),
+        inversions=sum(len(b.subject.scores) for b in used),
+        evaluations=base + sum(r.evaluations for r in rows),
+        seconds=seconds,
+    )
+    return ranked(
+        request,
+        benches.report.tools.corpus,
+        rows,
+        outcome,
+        Base(float(subject.scores.mean()), subject.drift),
+        cost,
+        (*given.notes, *given.skipped),
     )
 
 
@@ -369,27 +352,3 @@ def _request(
         screen=fast.editor.name if screened else None,
         second=other.editor.name if other else None,
     )
-
-
-def _warnings(concepts: Sequence[ConceptResult], subject: Subject, tools: Tools) -> list[str]:
-    """What a reader must know before believing the numbers."""
-    found = []
-    failed = [c for c in concepts if c.status == "measured" and c.success_rate < 0.5]
-    if failed:
-        names = ", ".join(c.concept for c in failed[:5]) + (" …" if len(failed) > 5 else "")
-        found.append(
-            f"{len(failed)} concepts mostly failed to appear, so a small effect means little: {names}"
-        )
-    effects = [abs(c.effect) for c in concepts if c.status == "measured"]
-    largest = max(effects, default=0.0)
-    if subject.drift.score > 0.5 and subject.drift.score > 0.5 * largest:
-        found.append(
-            f"reconstruction alone moves the score by {subject.drift.score:.2f} log-odds on average; "
-            "effects are measured from the reconstruction, but read them with care"
-        )
-    if tools.segmenter is None:
-        found.append("no segmenter was given, so locality of the edits was not checked")
-    measured = [c for c in concepts if c.status == "measured"]
-    if measured and all(math.isnan(c.q) or c.q >= 0.05 for c in measured):
-        found.append("no effect passes q < 0.05: nothing here is more than chance could do")
-    return found

@@ -1,4 +1,4 @@
-"""`figure`, `compare`, `export`: what one does with finished runs."""
+"""`figure`, `compare`, `merge`, `export`: what one does with finished runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffexplain.cli.console import errors, group
+from diffexplain.cli.console import errors, group, progress, terminal
 
 if TYPE_CHECKING:
     from diffexplain.report.contrast import Contrast
@@ -59,6 +59,28 @@ def compare(
 
 
 @commands.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="finished run folders, the shards")],
+    out: Annotated[Path, typer.Option(help="a new run folder")],
+    corpus: Annotated[str | None, typer.Option(help="where the runs' was a YAML file")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
+) -> None:
+    """Make one run of shards: exhaustive runs of one question, each about other pictures.
+
+    Example: `diffexplain merge runs/a runs/b runs/c --out runs/all`
+    """
+    from diffexplain import api
+
+    with errors(), progress(quiet) as tell:
+        found = api.merge(runs, out=out, corpus=corpus, progress=tell)
+    asked, measured = found.result.request, [c for c in found.concepts if c.status == "measured"]
+    sure = sum(c.q < 0.05 for c in measured)
+    typer.echo(f"merged: {len(asked.images)} pictures, {found.result.cost.edits} edits")
+    typer.echo(f"{sure} of {len(measured)} effects at q < 0.05")
+    typer.echo(f"report: {found.report}")
+
+
+@commands.command()
 def export(
     run: Annotated[Path, typer.Argument(help="a finished run folder")],
     form: Annotated[str, typer.Option("--format", help="parquet, csv, coco, fiftyone or mlflow")] = "csv",
@@ -86,13 +108,10 @@ def export(
 
 def _show(found: Contrast, out: Path | None) -> None:
     """The ten largest changes as a table."""
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = terminal()
     for name, a, b in found.differing:
         console.print(Text(f"{name.replace('_', ' ')}: {a} → {b}"))
     table = Table(title="Effects in log-odds, largest difference first")
