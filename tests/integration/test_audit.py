@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import diffexplain as dx
 from diffexplain import api, pocket
+from diffexplain.api.reporting import rewrite_report
 from diffexplain.cli import app
 from diffexplain.editors import Editor, load_editor
 from diffexplain.errors import ClassifierError, InputError
@@ -98,6 +99,12 @@ def test_audit_by_edits_and_counts(people: Path, few: Path, tmp_path: Path) -> N
     again = diffexplain(*asked, "--resume", "--json")
     assert again.exit_code == 0
     assert json.loads(again.stdout)["gaps"] == result["gaps"]
+    kept = dx.Audit.read(out)
+    assert [g.gap for g in kept.gaps] == [g["gap"] for g in result["gaps"]]
+    assert "+background/pattern/stripes" in kept._repr_html_()
+    assert len(kept.to_frame("gaps")) == len(kept.plot("gaps").axes[0].texts) / 2  # a name and its numbers
+    page = rewrite_report(out / "edits", out).read_text("utf-8")  # its own edits are an explain run
+    assert "Audit by counts: background/pattern" in page
 
 
 @pytest.fixture(scope="module")

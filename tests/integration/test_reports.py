@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from PIL import Image
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 from typer.testing import Result as Told
 
-from diffexplain.api.reporting import add_gradcam
+from diffexplain.api.reporting import add_gradcam, rewrite_report
 from diffexplain.classifiers import load_classifier
 from diffexplain.cli import app
 from diffexplain.errors import InputError
@@ -29,6 +30,7 @@ from diffexplain.store import Run, read_result, read_rows
 from diffexplain.targets import choose_target
 from tests import factories
 from tests.tiny import pocket_turbo_of_few_rows
+from tests.unit.report import answers
 from tests.unit.study.folders import synthesised
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +213,66 @@ def test_gradcam_refuses_another_classifier(folder: Path) -> None:
     with pytest.raises(InputError, match="give the one of the run"):
         add_gradcam(folder)  # whose scores are made up
     assert not (folder / "overlays.json").exists()
+
+
+# -- other answers beside it ----------------------------------------------------------------------------
+
+
+def test_other_answers_stand_beside_an_explain_run(folder: Path, tmp_path: Path) -> None:
+    before = command("report", folder)
+    assert before.exit_code == 0, before.output
+    alone = (folder / "report.html").read_text("utf-8")
+    others = answers.folders(tmp_path, target=answers.SCRIPT)
+    told = command("report", folder, *(word for place in others.values() for word in ("--beside", place)))
+    assert told.exit_code == 0, told.output
+    page = (folder / "report.html").read_text("utf-8")
+    for title in (
+        f"Synthesised for {answers.SCRIPT}", "Does pocket:hired look at 'a person' when it says 'hired'?",
+        "Shortcuts of hired", "Audit by edits: skin tone", "Audit by counts: skin tone",
+        "Mitigation: before and after",
+    ):  # fmt: skip
+        assert f">{escape(title)}</h2>" in page
+        assert f">{escape(title)}</h2>" not in alone
+    assert answers.SCRIPT not in page
+    pictures = [
+        len(json.loads(x.split('id="data">', 1)[1].split("</script>", 1)[0])["pictures"])
+        for x in (alone, page)
+    ]
+    assert pictures[1] == pictures[0] + 2 + 6  # of the class, of three units
+    assert command("report", folder).exit_code == 0
+    assert (folder / "report.html").read_text("utf-8") == alone
+
+
+def test_answers_are_taken_from_files_and_one_by_one(folder: Path, tmp_path: Path) -> None:
+    others = answers.folders(tmp_path)
+    page = rewrite_report(folder, others["audit"] / "audit.json").read_text("utf-8")
+    assert "Audit by edits: skin tone" in page
+    (tmp_path / "kept.json").write_bytes((others["audit"] / "audit.json").read_bytes())
+    assert rewrite_report(folder, [tmp_path / "kept.json"]).read_text("utf-8") == page
+    assert "Mitigation" in rewrite_report(folder, [others["mitigation"] / "mitigation.json"]).read_text(
+        "utf-8"
+    )
+
+
+def test_what_cannot_stand_beside_is_one_line(folder: Path, second: Path, tmp_path: Path) -> None:
+    others = answers.folders(tmp_path, classifier="pocket:awarded")
+    page = (folder / "report.html").read_bytes()
+    for place in others.values():
+        told = command("report", folder, "--beside", place)
+        assert told.exit_code == 2
+        assert "its classifier is 'pocket:awarded', the run's 'pocket:hired'" in told.stderr
+        assert len(told.stderr.strip().splitlines()) == 1
+    for words, said in (
+        ((folder, "--beside", second), "is of kind 'explanation'; `diffexplain compare` shows two such"),
+        ((others["synthesis"], "--beside", others["audit"]), "only an explain run shows other answers"),
+        ((folder, "--beside", tmp_path), "no finished answer here?"),
+        ((folder, "--beside", folder / "result.json"), "holds no AuditResult"),
+    ):
+        told = command("report", *words)
+        assert told.exit_code == 2
+        assert said in told.stderr
+        assert len(told.stderr.strip().splitlines()) == 1
+    assert (folder / "report.html").read_bytes() == page
 
 
 # -- exports --------------------------------------------------------------------------------------------

@@ -77,6 +77,15 @@ def test_the_folder_holds_everything_and_the_page_can_be_written_again(done: Spu
     assert json.loads((done.folder / "run.json").read_text())["kind"] == "spurious"
 
 
+def test_it_shows_itself_in_a_notebook(done: SpuriousReport) -> None:
+    shown = done._repr_html_()
+    assert shown.count("data:image/webp") == len(done.units[0].examples[:4]) > 0
+    assert "<script" not in shown
+    table = done.to_frame().set_index("unit")
+    assert table.loc[UNIT, "presence"] == done.units[0].presence
+    assert UNIT in [text.get_text() for text in done.plot().axes[0].texts]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,14 +1,16 @@
 """The Python face of everything the command line can do; one file a question, each wires the floors below."""
 
-from diffexplain.api.answers import Explanation
-from diffexplain.api.auditing import Audit, audit
+from diffexplain.api.answers import Audit, Explanation, Mitigation, SpuriousReport
+from diffexplain.api.auditing import audit
 from diffexplain.api.checking import Checkup, check
 from diffexplain.api.comparison import compare
 from diffexplain.api.explanation import explain, foresee
+from diffexplain.api.merging import merge
 from diffexplain.api.mining import foresee_mining, mine_corpus
-from diffexplain.api.mitigation import Mitigation, mitigate
+from diffexplain.api.mitigation import mitigate
 from diffexplain.api.planning import foresee_synthesis, needed
-from diffexplain.api.spurious import SpuriousReport, find_spurious
+from diffexplain.api.reporting import add_gradcam, add_regions, rewrite_report
+from diffexplain.api.spurious import find_spurious
 from diffexplain.api.studying import analyse_study, build_study, people_needed
 from diffexplain.api.synthesis import Synthesis, list_units, synthesize
 
@@ -19,6 +21,8 @@ __all__ = [
     "Mitigation",
     "SpuriousReport",
     "Synthesis",
+    "add_gradcam",
+    "add_regions",
     "analyse_study",
     "audit",
     "build_study",
@@ -30,9 +34,11 @@ __all__ = [
     "foresee_mining",
     "foresee_synthesis",
     "list_units",
+    "merge",
     "mine_corpus",
     "mitigate",
     "needed",
     "people_needed",
+    "rewrite_report",
     "synthesize",
 ]

@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from diffexplain.api.answers import AUDIT, Audit
 from diffexplain.api.explanation import explain
 from diffexplain.api.synthesis import synthesize
 from diffexplain.auditing import (
@@ -38,16 +39,6 @@ from diffexplain.rows import choose_device
 from diffexplain.spurious import Shots
 from diffexplain.store import read_picture, read_rows
 from diffexplain.targets import choose_target
-
-RESULT = "audit.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """The answer of `audit`, and where its edits and `audit.json` lie."""
-
-    result: AuditResult
-    folder: Path | None
 
 
 def audit(
@@ -148,7 +139,7 @@ def audit(
         notes=tuple(notes),
     )
     if out is not None:
-        write_json(Path(out) / RESULT, asdict(result))
+        write_json(Path(out) / AUDIT, asdict(result))
     return Audit(result, Path(out) if out is not None else None)
 
 

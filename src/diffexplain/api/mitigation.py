@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from diffexplain import pocket
+from diffexplain.api.answers import MITIGATION, Mitigation
 from diffexplain.api.auditing import by_label, folder, kept_pairs, write_json
 from diffexplain.api.explanation import explain
 from diffexplain.classifiers import Classifier, load_classifier
-from diffexplain.classifiers.modules import ModuleClassifier
 from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.counterfactuals import Counterfactuals
 from diffexplain.driving import Progress
@@ -37,17 +37,8 @@ from diffexplain.records.audit import MitigationResult
 from diffexplain.rows import choose_device
 from diffexplain.targets import Target, choose_target
 
-RESULT, WEIGHTS = "mitigation.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 HELD_OUT = 3  # one picture in three is kept for the report
-
-
-@dataclass(frozen=True, slots=True)
-class Mitigation:
-    """The answer of `mitigate`: the changed classifier, what it did, and where it is saved."""
-
-    result: MitigationResult
-    classifier: ModuleClassifier
-    folder: Path | None
 
 
 def mitigate(
@@ -121,7 +112,7 @@ def mitigate(
     )
     if out is not None:
         save(model, changed, Path(out), classifier)
-        write_json(Path(out) / RESULT, asdict(result))
+        write_json(Path(out) / MITIGATION, asdict(result))
     return Mitigation(result, made, Path(out) if out is not None else None)
 
 

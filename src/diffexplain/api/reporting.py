@@ -1,36 +1,59 @@
-"""The page of any finished run, written again from its folder; what is drawn over its pictures."""
+"""The page of any finished run, written again from its folder; what is drawn over or stands beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from diffexplain.api.answers import MITIGATION, Audit, read_record
 from diffexplain.classifiers import load_classifier
 from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.errors import InputError
 from diffexplain.images import decode_png, encode_png, hashes
 from diffexplain.judges import load_segmenter
 from diffexplain.records import JOIN, Effect, Request
-from diffexplain.report import write_report
+from diffexplain.records.audit import MitigationResult
+from diffexplain.report import Section, write_report
 from diffexplain.report.finished import Finished
 from diffexplain.report.overlays import Region, edit_key, known_overlays, pairs
+from diffexplain.report.sections import (
+    audit_sections,
+    mitigation_sections,
+    spurious_sections,
+    synthesis_sections,
+)
 from diffexplain.report.spurious import write_spurious_report
 from diffexplain.report.synthesis import write_synthesis_report
 from diffexplain.rows import choose_device
-from diffexplain.store import Run, read_kind, read_picture, read_request, read_result
+from diffexplain.store import RUN, Run, read_kind, read_picture, read_request, read_result
+from diffexplain.store.reading import picture_file
 from diffexplain.targets import Target, choose_target
 
 OTHER = 0.01  # log-odds by which a classifier that is loaded again may differ from the run's
 
 
-def rewrite_report(folder: str | Path) -> Path:
-    """Write `report.html` again; returns its path. Raises RunError when the folder holds no finished run."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Another answer about the classifier of an explain run, as its page shows it."""
+
+    sections: tuple[Section, ...]
+    pictures: Path  # the folder that has them
+
+
+def rewrite_report(folder: str | Path, beside: str | Path | Sequence[str | Path] = ()) -> Path:
+    """Write `report.html` again; returns its path.
+
+    `beside`, of an explain run: folders of runs of `synthesize` and `find_spurious`, folders or JSON files of
+    audits and mitigations; their answers are on this page, not on one that is written again without them.
+    Raises RunError when the folder holds no finished run, InputError as `answers_beside`.
+    """
     path = Path(folder)
+    others = answers_beside(path, beside)
     if read_kind(path) == "synthesis":
         return write_synthesis_report(read_result(path), partial(read_picture, path), path / "report.html")
     if read_kind(path) == "spurious":
@@ -39,7 +62,64 @@ def rewrite_report(folder: str | Path) -> Path:
     over = known_overlays(done.result, done.effects, done.picture, done.overlays)
     if over != done.overlays:
         over.write(path)  # a world takes seconds to say where its concepts act
-    return write_report(done.result, done.picture, path / "report.html", effects=done.effects, overlays=over)
+    return write_report(
+        done.result,
+        partial(_kept_picture, (path, *(other.pictures for other in others))),
+        path / "report.html",
+        effects=done.effects,
+        beside=[section for other in others for section in other.sections],
+        overlays=over,
+    )
+
+
+def answers_beside(folder: str | Path, beside: str | Path | Sequence[str | Path]) -> tuple[Beside, ...]:
+    """Answers that a page can show beside an explain run's own; `beside` as `rewrite_report` takes it.
+
+    Raises InputError: one is about another classifier, or the run is no explain run. RunError: there is none.
+    """
+    places = [beside] if isinstance(beside, str | Path) else list(beside)
+    if not places:
+        return ()
+    if (kind := read_kind(folder)) != "explanation":
+        raise InputError(
+            f"beside: {str(folder)!r} is of kind {kind!r}; only an explain run shows other answers"
+        )
+    mine = read_request(folder).classifier
+    return tuple(_answer(Path(place), mine) for place in places)
+
+
+def _answer(place: Path, mine: str) -> Beside:
+    """One answer, if it is about the classifier `mine`."""
+    about, sections, pictures = _read_answer(place)
+    if about != mine:
+        raise InputError(
+            f"beside {str(place)!r}: its classifier is {about!r}, the run's {mine!r}: give answers about one"
+        )
+    return Beside(sections, pictures)
+
+
+def _read_answer(place: Path) -> tuple[str, tuple[Section, ...], Path]:
+    """Which classifier an answer is about, its parts of a page, and where its pictures lie."""
+    if (place / RUN).is_file():
+        if (kind := read_kind(place)) == "explanation":
+            raise InputError(
+                f"beside {str(place)!r}: is of kind {kind!r}; `diffexplain compare` shows two such"
+            )
+        found = read_result(place)
+        sections = synthesis_sections(found) if kind == "synthesis" else spurious_sections(found)
+        return found.request.classifier, sections, place
+    if place.name == MITIGATION or (place / MITIGATION).is_file():
+        file = place / MITIGATION if place.is_dir() else place
+        mitigated: MitigationResult = read_record(file, MitigationResult)
+        return mitigated.classifier, mitigation_sections(mitigated), file.parent
+    audited = Audit.read(place).result
+    return audited.classifier, audit_sections(audited), place.parent if place.is_file() else place
+
+
+def _kept_picture(folders: Sequence[Path], digest: str) -> bytes:
+    """A picture from the first of these runs that has it. Raises RunError when none has."""
+    held = (folder for folder in folders if picture_file(folder, digest).is_file())
+    return read_picture(next(held, folders[0]), digest)
 
 
 def add_gradcam(

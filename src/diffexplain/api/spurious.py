@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffexplain.api.answers import Explanation
+from diffexplain.api.answers import Explanation, SpuriousReport
 from diffexplain.api.auditing import folder
 from diffexplain.api.synthesis import synthesize
 from diffexplain.classifiers import Classifier, load_classifier, white_box
@@ -66,29 +66,6 @@ from diffexplain.targets import Target, UnitObjective, choose_objective, choose_
 HUB_SEGMENTER = "clipseg:CIDAS/clipseg-rd64-refined"  # where the editor names none that can tell presence
 SEEDS = 20  # names the seeds of pictures that belong to no unit
 FEWEST = 8  # real pictures, below which interventions say nothing
-
-
-@dataclass(frozen=True, slots=True)
-class SpuriousReport:
-    """The answer of `find_spurious`: a verdict a unit, shortcuts, and where the run lies."""
-
-    result: SpuriousResult
-    folder: Path | None
-
-    @property
-    def units(self) -> tuple[UnitVerdict, ...]:
-        """One verdict a unit."""
-        return self.result.units
-
-    @property
-    def shortcuts(self) -> tuple[Shortcut, ...]:
-        """Concepts that move the class although they should not."""
-        return self.result.shortcuts
-
-    @property
-    def report(self) -> Path | None:
-        """The page to open."""
-        return self.folder / "report.html" if self.folder else None
 
 
 def find_spurious(
@@ -212,7 +189,9 @@ def find_spurious(
         run.write_result(result)
         if isinstance(run, Run):
             write_spurious_report(result, run.picture, run.path / "report.html")
-        return SpuriousReport(result, Path(out) if out is not None else None)
+            return SpuriousReport(result, run.path)
+        shown = (r.masked for u in verdicts for r in u.examples)
+        return SpuriousReport(result, None, {name: run.picture(name) for name in shown})
 
 
 # -- what is asked ------------------------------------------------------------------------------------

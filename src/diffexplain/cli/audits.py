@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
+from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable, terminal
 
 if TYPE_CHECKING:
     from diffexplain.records.audit import AuditResult, MitigationResult
@@ -170,11 +170,10 @@ def mitigate(
 
 
 def _show_audit(result: AuditResult, place: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=120)
+    console = terminal()
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     if result.gaps:
@@ -198,7 +197,7 @@ def _show_audit(result: AuditResult, place: Path) -> None:
         for name in ("class", "attribute", "against", "V", "q", "largest difference"):
             table.add_column(name)
         for s in result.shares:
-            i = max(range(len(s.values)), key=lambda k: abs(s.shares[k] - s.reference_shares[k]))
+            i = s.strongest
             table.add_row(
                 Text(s.label), Text(s.attribute), s.against, f"{s.effect_size:.2f}", f"{s.q:.3f}",
                 Text(f"{s.values[i]}: {s.shares[i]:.0%} ({s.low[i]:.0%}–{s.high[i]:.0%}), "
@@ -209,11 +208,10 @@ def _show_audit(result: AuditResult, place: Path) -> None:
 
 
 def _show_mitigation(result: MitigationResult, place: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=120)
+    console = terminal()
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     table = Table(title=Text(f"{result.classifier}, {', '.join(result.shortcuts)}: {result.method}"))

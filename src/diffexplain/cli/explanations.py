@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffexplain.cli.console import errors, group, printable, progress, settings, slug, stoppable
+from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,7 +164,16 @@ def demo(
         _show(answer.result, out, as_json)
 
 
-@commands.command()
+REPORT_EXAMPLES = """
+Examples:
+
+- `diffexplain report runs/hired --gradcam --regions`
+
+- `diffexplain report runs/hired --beside runs/hired-synthesis --beside runs/audit-pocket-hired`
+"""
+
+
+@commands.command(epilog=REPORT_EXAMPLES)
 def report(
     run: Annotated[Path, typer.Argument(help="a finished run folder")],
     gradcam: Annotated[
@@ -174,16 +182,25 @@ def report(
     regions: Annotated[
         bool, typer.Option("--regions", help="add where each concept may act; the run keeps it")
     ] = False,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="OTHER",
+            help="show another answer about the classifier beside it: a folder of `synthesize`, `spurious`, "
+            "`audit` or `mitigate`; may be repeated; a page written without it has none",
+        ),
+    ] = None,
 ) -> None:
     """Write `report.html` of a finished run again, from its rows."""
-    from diffexplain.api.reporting import add_gradcam, add_regions, rewrite_report
+    from diffexplain.api.reporting import add_gradcam, add_regions, answers_beside, rewrite_report
 
     with errors():
+        answers_beside(run, beside or ())  # a wrong one is said before the work
         if gradcam:
             add_gradcam(run)
         if regions:
             add_regions(run)
-        typer.echo(f"report: {rewrite_report(run)}")
+        typer.echo(f"report: {rewrite_report(run, beside or ())}")
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
@@ -217,15 +234,14 @@ def _show(result: Result, folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo((folder / "result.json").read_text(encoding="utf-8"))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = terminal()
     for note in result.notes:
-        console.print(Text(printable(f"note: {note}"), style="yellow"))
+        console.print(Text(f"note: {note}", style="yellow"))
     asked = f"What moves {result.request.classifier} towards {result.request.target}"
-    table = Table(title=Text(printable(asked)))
+    table = Table(title=Text(asked))
     for name in ("concept", "", "effect", "95 % interval", "q", "flips", "happened", "images"):
         table.add_column(name, justify="left" if name in ("concept", "") else "right")
     truth = result.truth

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable
+from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable, terminal
 
 if TYPE_CHECKING:
     from diffexplain.records.spurious import SpuriousResult
@@ -103,11 +103,10 @@ def spurious(
 
 def _show(result: SpuriousResult, place: Path) -> None:
     """A row a unit, a row a shortcut, then where the page is."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=120)
+    console = terminal()
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     r, c = result.request, result.calibration

@@ -29,6 +29,12 @@ class AttributeShares:
     p: float  # permutation χ² test
     q: float  # Benjamini–Hochberg over classes × attributes
 
+    @property
+    def strongest(self) -> int:
+        """Which value's share differs most from the reference's."""
+        differences = [abs(a - b) for a, b in zip(self.shares, self.reference_shares, strict=True)]
+        return differences.index(max(differences))
+
 
 @dataclass(frozen=True, slots=True)
 class FairnessGap:

@@ -30,6 +30,7 @@ from diffexplain.report.drawing import (
 )
 from diffexplain.report.evidence import Key, evidence
 from diffexplain.report.finished import Finished
+from diffexplain.report.forest_figure import LEFT, RIGHT, Line, forest, question
 from diffexplain.report.page import distinct, hero
 from diffexplain.report.rows import Node, Row, rows, tree
 from diffexplain.report.unit_figure import unit_figure
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FOREST, COLUMNS, LINES, LEAVES = 30, 7, 4, 12  # at most: rows, attributes, pictures, sub-types
+COLUMNS, LINES, LEAVES = 7, 4, 12  # at most: attributes, pictures, sub-types
 _WIDE, _TALL, _SIDE = 0.98, 1.32, 0.68  # inches: a cell of the hierarchy, its picture
 
 
@@ -73,30 +74,17 @@ def figure(run: Finished, kind: str) -> Figure:
 
 def _forest(run: Finished, ranked: Sequence[Row]) -> Figure:
     """Effects with intervals on one axis; hollow where undecided, a diamond where truth is known."""
-    shown = ranked[:FOREST]
-    drawn = blank(TWO_COLUMNS, 0.7 + 0.19 * len(shown))
-    axes = drawn.add_axes((0.3, 0.35 / drawn.get_figheight(), 0.46, 1 - 0.5 / drawn.get_figheight()))
-    axes.axvline(0, color="#999999", linewidth=0.6)
-    for y, row in enumerate(reversed(shown)):
-        r, tone = row.result, UP if row.result.effect > 0 else DOWN
-        axes.plot([r.low, r.high], [y, y], color=tone, linewidth=1)
-        axes.plot(r.effect, y, "o", color=tone, markerfacecolor=tone if row.found else "white", markersize=4)
-        if row.truth == row.truth:
-            axes.plot(row.truth, y, "D", color="black", markerfacecolor="none", markersize=3.5)
-        side = {"transform": axes.get_yaxis_transform(), "va": "center"}
-        put_text(
-            axes, -0.02, y, f"{wording.sign(r.direction)} {shortened(r.concept, 44)}", ha="right", **side
+    lines = [
+        Line(
+            question(r.direction, r.concept), r.effect, r.low, r.high,
+            f"{wording.signed(r.effect)} ({wording.interval(r.low, r.high)}), q {wording.chance(r.q)}",
+            r.effect > 0, row.found, row.truth,
         )
-        told = f"{wording.signed(r.effect)} ({wording.interval(r.low, r.high)})"
-        put_text(axes, 1.02, y, f"{told}, q {wording.chance(r.q)}", color=QUIET, **side)
-    axes.set_ylim(-0.7, len(shown) - 0.3)
-    most = max(abs(row.result.effect) for row in shown)
-    low, high = axes.get_xlim()
-    axes.set_xlim(max(low, -4 * most), min(high, 4 * most))
-    axes.set_yticks([])
-    axes.spines[["left", "right", "top"]].set_visible(False)
-    _sides(drawn, run, 0.3, 0.76, 0.02 / drawn.get_figheight(), line=False)
-    put_text(drawn, 0.53, 0.02 / drawn.get_figheight(), "change in log-odds", ha="center", va="center")
+        for row in ranked
+        for r in (row.result,)
+    ]  # fmt: skip
+    drawn = forest(lines, "change in log-odds")
+    _sides(drawn, run, LEFT, RIGHT, 0.02 / drawn.get_figheight(), line=False)
     return drawn
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 from diffexplain.report import frame, wording
 from diffexplain.report.album import Album
 from diffexplain.report.axis import Axis
+from diffexplain.report.beside import Section
 from diffexplain.report.comparing import answer, labels
 from diffexplain.report.contrast import Contrast
 from diffexplain.report.finished import Finished
@@ -54,3 +56,8 @@ def contrast_fragment(compared: Contrast) -> str:
         more=max(0, len(changes) - SHOWN),
         alpha=ALPHA,
     )
+
+
+def parts_fragment(question: str, parts: Iterable[Section], picture: Callable[[str], bytes]) -> str:
+    """Any answer that is made of parts. `picture(hash)` gives a kept picture as PNG bytes."""
+    return frame.fragment("notebook-sections.html.j2", Album(picture), question=question, parts=list(parts))

@@ -45,25 +45,30 @@ def write_spurious_report(result: SpuriousResult, picture: Callable[[str], bytes
 def spurious_page(result: SpuriousResult, picture: Callable[[str], bytes]) -> str:
     """The page as text."""
     request = result.request
-    question = f"Does {request.classifier} look at {request.object!r} when it says {request.target!r}?"
     return render(
         "spurious.html.j2",
         Album(picture),
-        title=question,
-        question=question,
-        answer=_answer(result),
+        title=question(result),
+        question=question(result),
+        answer=answer(result),
         result=result,
         request=request,
-        summary=_summary(result.units),
+        summary=summary(result.units),
         units=[_shown(u, result) for u in result.units],
         looks=[(LOOKS[name], plates) for name in LOOKS if (plates := _plates(result, name))],
         target=_table(result.target, "log-odds of the class") if result.target else None,
-        shortcuts=_shortcuts(result.shortcuts),
+        shortcuts=shortcut_table(result.shortcuts),
         asked=_asked(result),
     )
 
 
-def _answer(result: SpuriousResult) -> list[str]:
+def question(result: SpuriousResult) -> str:
+    """What was asked."""
+    r = result.request
+    return f"Does {r.classifier} look at {r.object!r} when it says {r.target!r}?"
+
+
+def answer(result: SpuriousResult) -> list[str]:
     """Verdicts by kind, then the shortcuts."""
     found = []
     for verdict, words in (
@@ -80,12 +85,13 @@ def _answer(result: SpuriousResult) -> list[str]:
     return found
 
 
-def _summary(units: Sequence[UnitVerdict]) -> Table:
+def summary(units: Sequence[UnitVerdict]) -> Table:
+    """One row a unit: its verdict and what that rests on."""
     head = ("unit", "verdict", "object present", "95 % interval", "by presence", "share of variance",
             "by intervention", "carries")  # fmt: skip
     rows = tuple(
         (
-            u.unit, u.verdict, wording.percent(u.presence), _shares(u.low, u.high), u.by_presence,
+            u.unit, u.verdict, wording.percent(u.presence), wording.span(u.low, u.high), u.by_presence,
             _of(u.causal.share) if u.causal else wording.NOTHING,
             u.causal.verdict if u.causal else wording.NOTHING, wording.signed(u.contribution),
         )
@@ -99,11 +105,11 @@ def _shown(u: UnitVerdict, result: SpuriousResult) -> Shown:
     bar = f"; a verdict needs it on one side of {wording.percent(c.threshold)}"
     sentence = (
         f"{wording.percent(u.presence)} of {u.pictures} pictures that excite it show the object "
-        f"({_shares(u.low, u.high)}){bar}."
+        f"({wording.span(u.low, u.high)}){bar}."
         if u.reached
         else "Not reached: its pictures excite it no more than neutral ones, so they say nothing."
     )
-    plates = [_plate(r, f"activation {wording.plain(r.activation, 2)}") for r in u.examples]
+    plates = [plate(r, f"activation {wording.plain(r.activation, 2)}") for r in u.examples]
     table = _table(u.causal, "activation") if u.causal else None
     return Shown(u, sentence, plates, table, AGREEMENT[u.agree])
 
@@ -129,24 +135,22 @@ def _cells(i: Interval) -> tuple[str, str]:
 
 
 def _of(i: Interval) -> str:
-    return f"{wording.percent(i.value)} ({_shares(i.low, i.high)})"
-
-
-def _shares(low: float, high: float) -> str:
-    return f"{wording.percent(low)} to {wording.percent(high)}"
+    return f"{wording.percent(i.value)} ({wording.span(i.low, i.high)})"
 
 
 def _plates(result: SpuriousResult, look: str) -> list[Plate]:
     rows = [r for r in result.examples if r.look == look]
-    return [_plate(r, f"score {wording.signed(r.score, 1)}") for r in rows]
+    return [plate(r, f"score {wording.signed(r.score, 1)}") for r in rows]
 
 
-def _plate(row: Looked, badge: str) -> Plate:
+def plate(row: Looked, badge: str) -> Plate:
+    """A picture with the object marked, and how much of it the object takes."""
     marked = "region" if row.look == "no placebo" else "object"
     return Plate(row.masked, f"{marked} {wording.percent(row.area)}", badge)
 
 
-def _shortcuts(found: Sequence[Shortcut]) -> Table | None:
+def shortcut_table(found: Sequence[Shortcut]) -> Table | None:
+    """One row a shortcut; None where there is none."""
     if not found:
         return None
     rows = tuple(

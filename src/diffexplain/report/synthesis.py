@@ -60,7 +60,7 @@ def synthesis_page(result: SynthesisResult, picture: Callable[[str], bytes]) -> 
         names=named,
         title=question,
         question=question,
-        answer=[_sentence(t) for t in result.targets],
+        answer=[sentence(t) for t in result.targets],
         result=result,
         request=request,
         targets=[_shown(t, plain, named) for t, plain in zip(result.targets, request.plain, strict=True)],
@@ -82,11 +82,11 @@ def synthesis_fragment(result: SynthesisResult, picture: Callable[[str], bytes])
         Album(picture),
         question=f"What does {result.request.classifier} want to see?",
         notes=result.notes,
-        targets=[(t, _sentence(t), t.examples[:PICTURED]) for t in result.targets],
+        targets=[(t, sentence(t), t.examples[:PICTURED]) for t in result.targets],
     )
 
 
-def _sentence(t: TargetResult) -> str:
+def sentence(t: TargetResult) -> str:
     """The answer for one target, in words and numbers."""
     near = [w[0].token for w in t.restarts[t.chosen].words if w]
     reads = f"; its nearest words are {', '.join(dict.fromkeys(near))}" if near else ""
@@ -101,22 +101,23 @@ def _sentence(t: TargetResult) -> str:
 def _shown(t: TargetResult, plain: str, named: Mapping[str, str]) -> Shown:
     real = [c for c in t.compared if c.origin == "real"]
     beside = [
-        (ORIGINS[c.origin], [_plate(s, named) for s in c.examples]) for c in t.compared if c.origin != "real"
+        (ORIGINS[c.origin], [plate(s, named) for s in c.examples]) for c in t.compared if c.origin != "real"
     ]
     for c in real:
         best = sorted(c.examples, key=lambda s: -s.score)[:EXCITING]
-        beside.append(("real pictures, the highest scores first", [_plate(s, named) for s in best]))
+        beside.append(("real pictures, the highest scores first", [plate(s, named) for s in best]))
     curves = [_points(r.curve, [x for other in t.restarts for x in other.curve]) for r in t.restarts]
     words = [tuple(f"{w.token} {w.distance:.2f}" for w in near) for near in t.restarts[t.chosen].words]
-    return Shown(t, plain, [_plate(s, named) for s in t.examples], beside, _figures(t), curves, words)
+    return Shown(t, plain, [plate(s, named) for s in t.examples], beside, figures(t), curves, words)
 
 
-def _plate(sample: Sample, named: Mapping[str, str]) -> Plate:
+def plate(sample: Sample, named: Mapping[str, str]) -> Plate:
+    """A picture with its score; `named`: file names of real pictures by content hash."""
     caption = named.get(sample.picture, f"seed {sample.seed}")
     return Plate(sample.picture, caption, wording.signed(sample.score))
 
 
-def _figures(t: TargetResult) -> Table:
+def figures(t: TargetResult) -> Table:
     """Every origin's score beside the optimised prompt's."""
     own = Comparison("optimised", t.score, t.share, t.second, t.kid)
     with_second = any(isfinite(c.second) for c in (own, *t.compared))

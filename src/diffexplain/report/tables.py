@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import nan
 from typing import TYPE_CHECKING, Any
 
-from diffexplain.errors import MissingExtra
+from diffexplain.errors import InputError, MissingExtra
 from diffexplain.records import SynthesisResult
+from diffexplain.records.audit import AttributeShares, AuditResult, FairnessGap, MitigationResult
+from diffexplain.records.spurious import SpuriousResult
 from diffexplain.report.finished import Finished
 
 if TYPE_CHECKING:
@@ -41,6 +44,36 @@ def targets(result: SynthesisResult) -> DataFrame:
         words = " ".join(near[0].token for near in t.restarts[t.chosen].words if near)
         rows.append({**{k: v for k, v in asdict(t).items() if k not in nested}, "words": words})
     return table(rows)
+
+
+def audited(result: AuditResult, kind: str | None) -> DataFrame:
+    """`shares`: one row a class, attribute and reference; `gaps`: one row an edit.
+
+    By default the first that it has. Raises InputError for another kind, MissingExtra.
+    """
+    kinds: dict[str, Sequence[AttributeShares | FairnessGap]] = {"shares": result.shares, "gaps": result.gaps}
+    if kind is not None and kind not in kinds:
+        raise InputError(f"kind {kind!r}: the table of an audit is of {' or '.join(kinds)}")
+    return table(asdict(row) for row in kinds[kind or ("shares" if result.shares else "gaps")])
+
+
+def units(result: SpuriousResult) -> DataFrame:
+    """One row a unit; `share` is the object's share of the variance, nan where nothing was drawn anew."""
+    rows = []
+    for u in result.units:
+        row = {k: v for k, v in asdict(u).items() if k not in ("causal", "contents", "examples")}
+        share = asdict(u.causal.share) if u.causal else {"value": nan, "low": nan, "high": nan}
+        causal = {"share": share["value"], "share_low": share["low"], "share_high": share["high"]}
+        by = {"by_intervention": u.causal.verdict if u.causal else None}
+        rows.append({**row, "words": " ".join(u.words), **causal, **by})
+    return table(rows)
+
+
+def standings(result: MitigationResult) -> DataFrame:
+    """Two rows, before and after, with the shortcuts that were taken out."""
+    both = (("before", result.before), ("after", result.after))
+    shortcuts = ", ".join(result.shortcuts)
+    return table({"when": when, "shortcuts": shortcuts, **asdict(s)} for when, s in both)
 
 
 def effects(run: Finished) -> DataFrame:

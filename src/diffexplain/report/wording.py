@@ -62,6 +62,11 @@ def interval(low: float, high: float) -> str:
     return NOTHING if low != low or high != high else f"{signed(low)} to {signed(high)}"
 
 
+def span(low: float, high: float) -> str:
+    """The two ends of an interval of shares, or "–"."""
+    return NOTHING if low != low or high != high else f"{percent(low)} to {percent(high)}"
+
+
 def count(value: float) -> str:
     """A whole number with thousands separated."""
     return f"{value:,.0f}" if isfinite(value) else NOTHING
