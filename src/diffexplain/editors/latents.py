@@ -21,7 +21,7 @@ from diffexplain.editors.attention import averaged, lookers, looking
 from diffexplain.errors import EditorError
 from diffexplain.rows import in_rows
 
-REMEMBERED = 4096  # prompts whose embeddings are kept
+REMEMBERED = 256  # prompts whose embeddings are kept: one of XL takes 0.6 MB, and every edit has its own
 PIXELS = 2**20  # the autoencoder sees that many at a time, but at most 16 pictures
 
 
