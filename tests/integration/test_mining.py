@@ -16,8 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from diffexplain.cli import app
-from diffexplain.corpus import Corpus, load_corpus
+from diffexplain.corpus import Corpus, load_corpus, parse_corpus
 from diffexplain.images import encode_png
+from diffexplain.web.app import OWN, App
+from diffexplain.web.jobs import Jobs
 from diffexplain.worlds import avatars
 from tests.unit.mining.chat_server import (
     Chat,
@@ -119,6 +121,24 @@ def test_what_was_asked_and_what_it_cost(fresh: tuple[Path, Chat, Any]) -> None:
     assert len(about["pictures"]) == 12
     assert len(about["dropped"]) == 4
     assert len(list(folder.glob("*.json"))) == 1 + 4
+
+
+def test_the_app_asks_the_model_that_its_starter_named(portraits: Path, tmp_path: Path) -> None:
+    jobs, files = Jobs(tmp_path / "root"), sorted(map(str, portraits.iterdir()))
+    try:
+        with serving(knows) as chat:
+            visited = App(jobs, miner=f"openai:fixture@{chat.url}")
+            chosen, text, told = visited.mine(files, "avatar portraits", "", "pocket", "avatars", "")
+        assert chosen == OWN, told
+        assert {words for found in phrases(parse_corpus(text)).values() for words in found} <= {
+            words for found in TREE.values() for words in found
+        }
+        assert "hair/style/mood: the model says: not visible" in told
+        gone = visited.mine(files, "avatar portraits", "", "pocket", "avatars", "kept")  # no server any more
+        assert gone[:2] == ("avatars", "kept")
+        assert chat.url in gone[2]
+    finally:
+        jobs.close()
 
 
 Wrong = Callable[[dict[str, Any]], Reply]
