@@ -17,6 +17,10 @@ from __future__ import annotations
 class DiffexplainError(Exception):
     """Base of all errors raised on purpose."""
 
+    def __str__(self) -> str:
+        """One line, whatever is quoted in it."""
+        return " ".join(super().__str__().splitlines())
+
 
 class InputError(DiffexplainError, ValueError):
     """Something asked for is wrong."""

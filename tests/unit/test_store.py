@@ -32,6 +32,7 @@ from diffexplain.records import (
     SynthesisResult,
 )
 from diffexplain.store import MemoryRun, Run, read_picture, read_request, read_result, read_rows
+from tests import factories
 
 NAN = math.nan
 
@@ -716,3 +717,13 @@ def test_a_run_of_another_kind_keeps_its_own_rows_and_result(tmp_path):
     assert [r.seed for r in read_rows(tmp_path)] == [1, 2]
     with pytest.raises(RunError, match="holds a run of synthesis"):
         Run.open(tmp_path, REQUEST, resume=True)
+
+
+def test_a_store_whose_errors_cannot_be_read_is_damaged(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", factories.request()) as run:
+        run.append(0, [], {})
+    file = tmp_path / "run" / "effects.sqlite"
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE effects", b"CR\x80ATE TABLE effects"))
+    for read in (read_rows, lambda folder: Run.open(folder, factories.request(), resume=True)):
+        with pytest.raises(RunError, match="is damaged"):
+            read(tmp_path / "run")

@@ -25,6 +25,8 @@ def on_disk(path: Path) -> Iterator[None]:
     """Turn what the disk or SQLite raises into one line with the cure."""
     try:
         yield
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:  # SQLite names in errors what it cannot read
+        raise RunError(f"--out {path}: is damaged ({error}): choose another --out") from error
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if getattr(error, "errno", None) in FULL or getattr(error, "sqlite_errorname", "") in FULL_FOR_SQLITE:
