@@ -119,7 +119,7 @@ class RememberingJudge:
 
 def measure(quick: bool) -> Mapping[str, Any]:
     """All figures."""
-    edited, truthful, null_runs = (12, 40, 20) if quick else (96, 600, 500)
+    edited, truthful, null_runs = (12, 40, 20) if quick else (96, 600, 100)
     corpus = load_corpus("avatars")
     leaves = [c.path for c in corpus.leaves()]
     replay, judge = Replay(load_editor("pocket")), RememberingJudge(load_judge("pocket"))
