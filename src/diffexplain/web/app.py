@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +16,11 @@ from diffexplain.store import RESULT, read_request, read_result
 from diffexplain.web import branches, showing, slider
 from diffexplain.web.jobs import ASKED, CORPUS, PICTURES, SUFFIXES, Jobs, Question, plain_question
 
-HOST, PORT = "127.0.0.1", 7860
-MAX_FILE = "24mb"  # of one upload
 EDITORS = ("pocket", "pocket-turbo")
 SPEC = re.compile(r"(pocket|timm|torchvision|hf|clip):[\w.-]+(/[\w.-]+)?")
 OWN = "my own"
 JUDGES = ("pocket", api_mining.JUDGE)  # CLIPs that sift what is mined
 MAX_WORDS = 100_000  # letters of a word list
-#: nothing may be fetched from elsewhere, whatever Gradio's page asks for.
-POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
-HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
 
 
 class App:
@@ -276,7 +267,7 @@ def build_app(
     root: Path, classifiers: Sequence[str] = (), editors: Sequence[str] = (), miner: str | None = None
 ) -> Any:
     """The page as Gradio blocks, over a run root. Raises MissingExtra without Gradio."""
-    gr = _gradio()
+    gr = gradio_or_raise()
     app = App(Jobs(root), classifiers, editors, miner)
     with gr.Blocks(title="diffexplain", analytics_enabled=False) as blocks:
         gr.Markdown("# diffexplain\nWhich meanings drive a classifier's decision, how much, and how sure?")
@@ -390,63 +381,8 @@ def _moving(gr: Any, app: App) -> None:
                  trigger_mode="always_last", concurrency_limit=1, concurrency_id="slider")  # fmt: skip
 
 
-def serve(
-    root: Path,
-    *,
-    host: str = HOST,
-    port: int = PORT,
-    password: str | None = None,
-    classifiers: Sequence[str] = (),
-    editors: Sequence[str] = (),
-    miner: str | None = None,
-    block: bool = True,
-) -> Any:
-    """Serve the app; returns Gradio's blocks, already launched, unless `block` waits for Ctrl-C.
-
-    `classifiers`, `editors`: allowed besides the usual ones; `miner`: the model that sees, for mining.
-
-    Nothing is shared and nothing fetched: no link by Gradio, no analytics, fonts of the system, and a policy
-    that keeps the page from asking other hosts. With a password any user name is taken.
-    """
-    gr = _gradio()
-    blocks = build_app(root, classifiers, editors, miner)
-    known = (lambda _, given: hmac.compare_digest(given.encode(), password.encode())) if password else None
-    try:
-        blocks.queue(max_size=64).launch(
-            server_name=host, server_port=port, share=False, auth=known, quiet=True, prevent_thread_lock=True,
-            max_file_size=MAX_FILE, allowed_paths=[str(root.resolve())], show_error=False, footer_links=[],
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            ssr_mode=False, enable_monitoring=False, app_kwargs={"middleware": [_middleware()]},
-        )  # fmt: skip
-    except OSError as error:
-        raise InputError(f"port {port}: cannot be used ({error}): give another --port") from error
-    if block:
-        blocks.block_thread()  # until Ctrl-C
-        blocks.app_jobs.close()
-    return blocks
-
-
-def _middleware() -> Any:
-    """Adds our headers to every answer."""
-    from starlette.middleware import Middleware
-
-    return Middleware(_Headed)
-
-
-class _Headed:
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def headed(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *HEADERS]
-            await send(message)
-
-        await self.app(scope, receive, headed if scope["type"] == "http" else send)
-
-
-def _gradio() -> Any:
+def gradio_or_raise() -> Any:
+    """The library, which never reports home. Raises MissingExtra."""
     import os
 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before Gradio reads it
@@ -457,4 +393,4 @@ def _gradio() -> Any:
     return gradio
 
 
-__all__ = ["HOST", "PORT", "App", "Question", "build_app", "serve"]
+__all__ = ["App", "Question", "build_app"]
