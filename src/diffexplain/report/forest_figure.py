@@ -7,8 +7,8 @@ from math import isfinite, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffexplain.errors import InputError, RunError
-from diffexplain.records.audit import AuditResult, MitigationResult
-from diffexplain.records.spurious import SpuriousResult
+from diffexplain.records.audit import AuditResult, FairnessGap, MitigationResult
+from diffexplain.records.spurious import Shortcut, SpuriousResult
 from diffexplain.report import wording
 from diffexplain.report.drawing import (
     DOWN,
@@ -129,14 +129,15 @@ def _bound(axes: Axes, shown: Sequence[Line], shares: bool) -> None:
         axes.set_xlim(max(low, -4 * most), min(high, 4 * most))
 
 
+def _tested(item: FairnessGap | Shortcut, value: float) -> Line:
+    """An effect that was tested: hollow where q is not below 0.05."""
+    told = f"{_effect(value, item.low, item.high)}, q {wording.chance(item.q)}"
+    name = question(item.direction, item.concept)
+    return Line(name, value, item.low, item.high, told, value > 0, item.q < ALPHA)
+
+
 def _gaps(result: AuditResult) -> list[Line]:
-    return [
-        Line(
-            question(g.direction, g.concept), g.gap, g.low, g.high,
-            f"{_effect(g.gap, g.low, g.high)}, q {wording.chance(g.q)}", g.gap > 0, g.q < ALPHA,
-        )
-        for g in result.gaps
-    ]  # fmt: skip
+    return [_tested(g, g.gap) for g in result.gaps]
 
 
 def _shares(result: AuditResult) -> list[Line]:
@@ -163,13 +164,7 @@ def _units(result: SpuriousResult) -> list[Line]:
 
 
 def _shortcuts(result: SpuriousResult) -> list[Line]:
-    return [
-        Line(
-            question(s.direction, s.concept), s.effect, s.low, s.high,
-            f"{_effect(s.effect, s.low, s.high)}, q {wording.chance(s.q)}", s.effect > 0, s.q < ALPHA,
-        )
-        for s in result.shortcuts
-    ]  # fmt: skip
+    return [_tested(s, s.effect) for s in result.shortcuts]
 
 
 def _left(result: MitigationResult) -> list[Line]:
