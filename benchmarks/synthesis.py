@@ -44,7 +44,7 @@ MARGIN = 0.25  # log-odds from which a shortcut's true effect counts
 BEATEN = 2.0  # log-odds by which a class has to beat its plain prompt
 UNITS_OF = ("wintry", "layer4")  # whose last pooled layer is asked
 SETTINGS = SynthesisOptions(text="a person with", word="person", steps=16, restarts=1)
-QUICK = replace(SETTINGS, steps=3, candidates=6, pool=4)
+QUICK = replace(SETTINGS, steps=3, candidates=6, exchanges=1, pool=4)
 #: class -> words of its one cause, where that is the presence of something.
 CAUSES = {
     "bearded/bearded": ("beard",),
@@ -97,10 +97,10 @@ def measure(quick: bool) -> Mapping[str, Any]:
     ]
     figures = said({**classes(found), "seconds_per_class": seconds})
     figures |= said(shortcuts(found, quick))
-    figures |= said(units(generator, options, quick))
     figures |= said(words(generator, found, options, quick))
     figures |= said(speed(generator, options, quick))
     figures |= said({"peak_gb": {mode: peak(mode, 2 if quick else 16) for mode in MODES}})
+    figures |= said(units(generator, options, quick))
     return figures | {
         "options": {"text": options.text, "word": options.word, "plain": "a picture of a {class}"}
     }

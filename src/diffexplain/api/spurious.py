@@ -53,6 +53,7 @@ from diffexplain.spurious import (
     inside,
     irrelevant_among,
     joined,
+    leaning,
     load_finder,
     notes,
     remove,
@@ -378,7 +379,12 @@ def _judged(
     )  # fmt: skip
     rate, presence = by_presence(area(masks), calibration, bench.options, reached=target.reached)
     causal = _causal(bench, removal, objective.score)
-    verdict, agree = joined(presence, causal.verdict if causal else "undecided", reached=target.reached)
+    verdict, agree = joined(
+        presence,
+        causal.verdict if causal else "undecided",
+        reached=target.reached,
+        leaning=leaning(rate, calibration, causal) if causal else None,
+    )
     near = [w[0].token for w in target.restarts[target.chosen].words if w]
     return UnitVerdict(
         unit=name,

@@ -12,6 +12,7 @@ from diffexplain.spurious.verdicts import (
     by_presence,
     calibrate,
     joined,
+    leaning,
     needed,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "inside",
     "irrelevant_among",
     "joined",
+    "leaning",
     "load_finder",
     "needed",
     "notes",

@@ -161,16 +161,32 @@ def by_intervention(
     )
 
 
-def joined(presence: Verdict, causal: Verdict, *, reached: bool = True) -> tuple[Verdict, bool | None]:
+def joined(
+    presence: Verdict, causal: Verdict, *, reached: bool = True, leaning: bool | None = None
+) -> tuple[Verdict, bool | None]:
     """One verdict of both lines, and whether they agree (None where one is undecided).
 
-    Undecided where they contradict each other, or the unit was not reached; else the deciding line's.
+    `leaning`: whether the mere estimate of the line that is undecided lies on the core side. Undecided where
+    the lines contradict each other, one alone decides against the other's estimate, or the unit was not
+    reached.
     """
     if not reached:
         return "undecided", None
     if "undecided" in (presence, causal):
-        return (causal if presence == "undecided" else presence), None
+        alone = causal if presence == "undecided" else presence
+        against = leaning is not None and alone != "undecided" and (alone == "core") != leaning
+        return ("undecided" if against else alone), None
     return (presence if presence == causal else "undecided"), presence == causal
+
+
+def leaning(presence: Interval, calibration: Calibration, causal: Causal | None) -> bool | None:
+    """The side of the estimate of the line that is undecided, for `joined`; None where there is none.
+
+    That of presence, if both are: it decides nothing.
+    """
+    if causal is not None and causal.verdict == "undecided":
+        return causal.share.value > HALF
+    return None if math.isnan(calibration.threshold) else presence.value > calibration.threshold
 
 
 def _interval(estimate: Estimate) -> Interval:

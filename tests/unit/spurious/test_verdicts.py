@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffexplain.errors import InputError
+from diffexplain.records import Interval
 from diffexplain.records.spurious import Calibration
-from diffexplain.spurious import SpuriousOptions, by_intervention, by_presence, calibrate, joined, needed
+from diffexplain.spurious import (
+    SpuriousOptions,
+    by_intervention,
+    by_presence,
+    calibrate,
+    joined,
+    leaning,
+    needed,
+)
 from diffexplain.statistics import exact_interval
 
 OPTIONS = SpuriousOptions()
@@ -123,6 +133,37 @@ def test_an_object_that_changes_no_more_than_a_placebo_is_not_core() -> None:
 def test_two_lines_make_one_verdict(presence: str, causal: str, verdict: str, agree: bool | None) -> None:
     assert joined(presence, causal) == (verdict, agree)  # type: ignore[arg-type]
     assert joined(presence, causal, reached=False) == ("undecided", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("presence", "causal", "leans", "verdict"),
+    [
+        ("undecided", "core", False, "undecided"),
+        ("undecided", "core", True, "core"),
+        ("spurious", "undecided", True, "undecided"),
+        ("spurious", "undecided", False, "spurious"),
+        ("spurious", "spurious", True, "spurious"),  # both decide: an estimate has no say
+        ("undecided", "undecided", True, "undecided"),
+    ],
+)
+def test_one_line_does_not_decide_against_what_the_other_leans_to(
+    presence: str, causal: str, leans: bool, verdict: str
+) -> None:
+    assert joined(presence, causal, leaning=leans)[0] == verdict  # type: ignore[arg-type]
+
+
+def test_what_leans_is_the_estimate_of_the_line_that_is_undecided() -> None:
+    causal = by_intervention(*drawn(1.0, 1.0), OPTIONS)
+    assert causal is not None
+    often, seldom = Interval(0.8, 0.7, 0.9), Interval(0.1, 0.0, 0.2)
+    known = calibration()
+    unknown = replace(known, threshold=math.nan)
+    undecided = replace(causal, verdict="undecided", share=Interval(0.6, 0.4, 0.8))
+    assert leaning(seldom, known, undecided) is True
+    decided = replace(causal, verdict="core")
+    assert leaning(often, known, decided) is True
+    assert leaning(seldom, known, decided) is False
+    assert leaning(often, unknown, decided) is None
 
 
 def test_unknown_options_are_named() -> None:

@@ -37,13 +37,26 @@ def test_openings_are_real_words_and_their_loss_is_what_is_said() -> None:
 
 def test_no_word_alone_is_better_than_the_first_opening() -> None:
     table = generator().vocabulary[1]
-    everything = replace(ASKED, candidates=len(table))
+    everything = replace(ASKED, candidates=len(table), exchanges=0)
     ((first, second),) = openings(generator(), [Channel(0)], everything, neutral(), POOL)
     alone = [losses(word.expand(ASKED.tokens, -1), Channel(0), POOL) for word in table]
     best = sorted(alone)
     assert first.loss <= best[module.HALVED - 1]
     assert first.loss <= min(alone) + 0.05  # words are sifted on fewer noises than they are judged by
     assert not torch.equal(first.soft, second.soft)
+
+
+def test_an_exchange_of_a_word_only_ever_helps() -> None:
+    without = openings(generator(), [Channel(0)], replace(ASKED, exchanges=0), neutral(), POOL)[0]
+    table = generator().vocabulary[1]
+    for before, after in zip(without, found(0)[0], strict=True):
+        assert after.loss <= before.loss
+        assert after.loss == pytest.approx(losses(after.soft, Channel(0), POOL), abs=1e-5)
+    once = openings(generator(), [Channel(0)], replace(ASKED, exchanges=1), neutral(), POOL)[0]
+    for before, after in zip(without, once, strict=True):
+        assert int((before.soft != after.soft).any(1).sum()) <= 1  # one word at a time
+    assert any(after.loss < before.loss for before, after in zip(without, once, strict=True))
+    assert all((row == table).all(1).any() for row in once[0].soft)
 
 
 def test_a_target_does_not_depend_on_the_others() -> None:
