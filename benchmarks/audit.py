@@ -307,7 +307,7 @@ def mitigated(member: Member, methods: Sequence[str], n: int, seed: int) -> Iter
         for i, method in enumerate(methods):
             answer = api.mitigate(
                 f"pocket:zoo/{member.name}", images, shortcuts=[stated["shortcut"]], method=method,
-                target=stated["target"], out=folder, resume=i > 0,
+                target=stated["target"], editor=EDITOR, out=folder, resume=i > 0,
             )  # fmt: skip
             yield method, choose_target(answer.classifier, stated["target"])
 
