@@ -39,7 +39,7 @@ from diffexplain.records.spurious import UnitVerdict
 from diffexplain.spurious import Moved, Object, inside, shortcut
 from diffexplain.statistics import benjamini_yekutieli
 from diffexplain.synthesis.units import last_pooled
-from diffexplain.targets import UnitObjective, units_of
+from diffexplain.targets import UnitObjective, choose_objective
 from diffexplain.worlds import avatars as world
 
 CORE, SPURIOUS = 0.6, 0.4  # shares of a unit's variance from which it is scored
@@ -105,12 +105,12 @@ def unit_rows(member: Member, size: Size) -> list[Row]:
     without = world.render([a for a in drawn if not world.present(a, cause)][: size.pictures // 2], 64)
     rows = []
     for said in found.units:
-        channel = units_of(said.unit).channels[0]
-        objective = UnitObjective(classifier, layer, channel)
+        objective = choose_objective(classifier, unit=said.unit)
+        assert isinstance(objective, UnitObjective)
         rows.append(
             Row(
                 f"{member.name} {said.unit}",
-                float(shares[channel]),
+                float(shares[objective.channel]),
                 said,
                 simple.by_neutral(objective),
                 simple.by_attack(objective, without),

@@ -190,9 +190,13 @@ class LayerObjective(ABC):
 
 @dataclass(frozen=True)
 class UnitObjective(LayerObjective):
-    """A channel of a named layer. Raises ClassifierError as LayerObjective, and for an unknown channel."""
+    """A channel of a named layer, high or `low`: a class may want a unit silent, or below nought.
+
+    Raises ClassifierError as LayerObjective, and for an unknown channel.
+    """
 
     channel: int
+    low: bool = False
 
     def __post_init__(self) -> None:
         width = channels(self.classifier, self.layer)
@@ -205,12 +209,12 @@ class UnitObjective(LayerObjective):
 
     @property
     def name(self) -> str:
-        """As it is asked for: "layer4:12"."""
-        return f"{self.layer}:{self.channel}"
+        """As it is asked for: "layer4:12", "layer4:low12"."""
+        return unit_name(self.layer, self.channel, self.low)
 
     def loss_of(self, read: torch.Tensor) -> torch.Tensor:
-        """Minus the channel (N,)."""
-        return -read[:, self.channel]
+        """Minus the channel (N,); the channel, where it is to be low."""
+        return read[:, self.channel] if self.low else -read[:, self.channel]
 
 
 @dataclass(frozen=True)
@@ -294,20 +298,35 @@ def class_objective(
 
 @dataclass(frozen=True, slots=True)
 class UnitsAsked:
-    """Units as a person asks for them: channels by number, or the `top` that carry a class."""
+    """Units as a person asks for them: channels by number, high or `low`, or the `top` that carry a class."""
 
     layer: str
     channels: tuple[int, ...] = ()
     top: int = 0
+    low: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Each of the channels, as one asks for it alone."""
+        return [unit_name(self.layer, c, self.low) for c in self.channels]
+
+
+def unit_name(layer: str, channel: int, low: bool) -> str:
+    """As a unit is asked for."""
+    return f"{layer}:{'low' if low else ''}{channel}"
 
 
 def units_of(spec: str) -> UnitsAsked:
-    """`LAYER:NUMBER`, `LAYER:NUMBER,NUMBER` or `LAYER:topK`. Raises ClassifierError for anything else."""
+    """`LAYER:NUMBER`, `LAYER:NUMBER,NUMBER`, `LAYER:lowNUMBER` or `LAYER:topK`.
+
+    Raises ClassifierError for anything else.
+    """
     layer, _, which = spec.rpartition(":")
-    numbers = which.removeprefix("top").split(",")
+    low = which.startswith("low")
+    numbers = which.removeprefix("low" if low else "top").split(",")
     if layer and all(n.isascii() and n.isdigit() for n in numbers):
         if not which.startswith("top"):
-            return UnitsAsked(layer, tuple(map(int, numbers)))
+            return UnitsAsked(layer, tuple(map(int, numbers)), low=low)
         if len(numbers) == 1 and int(numbers[0]):
             return UnitsAsked(layer, top=int(numbers[0]))
     raise ClassifierError(f"unit {spec!r} is not understood; give LAYER:NUMBER or LAYER:topK, as layer4:476")
@@ -320,7 +339,7 @@ def choose_objective(
     unit: str | None = None,
     versus: str | None = None,
 ) -> ClassObjective | UnitObjective:
-    """A class by its label, or a unit by `LAYER:NUMBER`.
+    """A class by its label, or a unit by `LAYER:NUMBER` or `LAYER:lowNUMBER`.
 
     Raises ClassifierError for an unknown label, layer or channel, and for a classifier without gradients.
     """
@@ -331,7 +350,7 @@ def choose_objective(
     asked = units_of(unit)
     if len(asked.channels) != 1:
         raise ClassifierError(f"unit {unit!r} is not one unit; give LAYER:NUMBER")
-    return UnitObjective(classifier, asked.layer, asked.channels[0])
+    return UnitObjective(classifier, asked.layer, asked.channels[0], asked.low)
 
 
 def channels(classifier: Classifier, layer: str) -> int:

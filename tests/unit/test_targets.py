@@ -256,13 +256,24 @@ def test_losses_have_gradients_to_the_pictures() -> None:
         ("a.b.0:1,22", UnitsAsked("a.b.0", (1, 22))),
         ("layer4:top5", UnitsAsked("layer4", top=5)),
         ("odd:name:3", UnitsAsked("odd:name", (3,))),
+        ("layer4:low12", UnitsAsked("layer4", (12,), low=True)),
     ],
 )
 def test_units_are_read_as_they_are_written(spec: str, found: UnitsAsked) -> None:
     assert units_of(spec) == found
 
 
-@pytest.mark.parametrize("spec", ["layer4", "layer4:", ":3", "layer4:x", "layer4:top", "layer4:top0", "l:-1"])
+def test_a_unit_that_is_to_be_low_is_the_same_unit_turned_round() -> None:
+    model = network("a", "b")
+    high, low = choose_objective(model, unit="layer:1"), choose_objective(model, unit="layer:low1")
+    torch.testing.assert_close(low.score(IMAGES), -high.score(IMAGES))
+    assert (high.name, low.name) == ("layer:1", "layer:low1")
+    assert units_of("layer:low1,3").names == ["layer:low1", "layer:low3"]
+
+
+@pytest.mark.parametrize(
+    "spec", ["layer4", "layer4:", ":3", "layer4:x", "layer4:top", "layer4:top0", "l:-1", "l:low", "l:lowtop1"]
+)
 def test_units_that_are_not_understood_are_refused(spec: str) -> None:
     with pytest.raises(ClassifierError, match=r"is not understood; give LAYER:NUMBER or LAYER:topK"):
         units_of(spec)

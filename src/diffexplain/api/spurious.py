@@ -97,8 +97,8 @@ def find_spurious(
 ) -> SpuriousReport:
     """Which units of a class see its object, and which only what comes with it (after Pennisi et al. 2025).
 
-    `object`: words for what the class is of (the label); `units`: `LAYER:NUMBER` or `LAYER:topK`, else the
-    `top` of the last pooled `layer` by activation × weight. `images`: real pictures of the class for the
+    `object`: words for what the class is of (the label); `units`: `LAYER:NUMBER`, `LAYER:lowNUMBER` or
+    `LAYER:topK`, else the `top` of the last pooled `layer` by activation × weight. `images`: real pictures of the class for the
     ranking and the interventions; else pictures of the plain prompt. `plain` and `neutral`: prompts that ask
     for the object ({} stands for it), and for nothing in particular. `corpus`: concepts to name what a unit
     sees. `explanation`: an `explain` run of the same classifier and target, whose concepts may be shortcuts;
@@ -251,7 +251,7 @@ def _units(
             best = carrying_units(model, wanted.layer, images, aim.label, wanted.top)
             found |= {u.name: u.contribution for u in best}
         else:
-            found |= {f"{wanted.layer}:{c}": nan for c in wanted.channels}
+            found |= dict.fromkeys(wanted.names, nan)
     for name in found:
         choose_objective(model, unit=name)  # an unknown one is said before anything is drawn
     return tuple(found), tuple(found.values())

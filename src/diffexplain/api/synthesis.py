@@ -133,8 +133,8 @@ def synthesize(
 ) -> Synthesis:
     """What classes and units want to see (after DiffExplainer, Pennisi et al., CVIU 262, 2025).
 
-    `targets`: labels; `units`: `LAYER:NUMBER` or `LAYER:topK`, the K that carry the first target on `images`;
-    `directions`: name -> (layer, vector); `versus`: the targets against this label; `against`: what this
+    `targets`: labels; `units`: `LAYER:NUMBER` (`LAYER:lowNUMBER`: made low) or `LAYER:topK`, the K that
+    carry the first target on `images`; `directions`: name -> (layer, vector); `versus`: the targets against this label; `against`: what this
     classifier does not put in the targets. `editor` names the diffusion model, `options` how prompts are
     optimised. `plain`: the prompt to beat, with {} for the label. `images`: real pictures of the domain.
     `second`: a classifier that was not optimised against. `held_out`: pictures a prompt is judged by. `hard`:
@@ -302,7 +302,7 @@ def _units(
             best = carrying_units(model, asked.layer, rounded(given.pixels), label, asked.top)
             names = [u.name for u in best]
         else:
-            names = [f"{asked.layer}:{channel}" for channel in asked.channels]
+            names = asked.names
         for name in names:
             found.append(Asked(choose_objective(model, unit=name), "unit", words("")))
     return found

@@ -35,7 +35,8 @@ def spurious(
         str | None, typer.Option("--object", help="words for what the class is of [default: the label]")
     ] = None,
     unit: Annotated[
-        list[str] | None, typer.Option(help="LAYER:NUMBER or LAYER:topK; may be given several times")
+        list[str] | None,
+        typer.Option(help="LAYER:NUMBER, LAYER:lowNUMBER or LAYER:topK; may be given several times"),
     ] = None,
     top: Annotated[int, typer.Option(help="units of the layer, where none is given")] = 5,
     layer: Annotated[str | None, typer.Option(help="a layer's name [default: the last pooled one]")] = None,

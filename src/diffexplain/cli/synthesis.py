@@ -44,7 +44,8 @@ def synthesize(
     classifier: Annotated[str, typer.Argument(help="a classifier with gradients: pocket:, timm:, hf:, …")],
     target: Annotated[list[str] | None, typer.Option(help="label; may be given several times")] = None,
     unit: Annotated[
-        list[str] | None, typer.Option(help="LAYER:NUMBER or LAYER:topK; may be given several times")
+        list[str] | None,
+        typer.Option(help="LAYER:NUMBER, LAYER:lowNUMBER or LAYER:topK; may be given several times"),
     ] = None,
     versus: Annotated[str | None, typer.Option(help="the targets against this label alone")] = None,
     against: Annotated[

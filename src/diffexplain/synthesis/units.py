@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from diffexplain.classifiers import Classifier, white_box
 from diffexplain.errors import ClassifierError, InputError
-from diffexplain.targets import choose_target
+from diffexplain.targets import choose_target, unit_name
 
 ROWS = 32  # pictures a call
 
@@ -31,12 +31,13 @@ class Unit:
     channel: int
     contribution: float  # to the class's log-odds, mean over images: activation x weight
     activation: float  # mean over images
-    exciting: tuple[int, ...]  # images in which it is most active, the strongest first
+    low: bool  # whether the class wants it low: by the mean gradient
+    exciting: tuple[int, ...]  # images in which it is most active, or least where it is low, these first
 
     @property
     def name(self) -> str:
-        """As it is asked for: "layer4:12"."""
-        return f"{self.layer}:{self.channel}"
+        """As it is asked for: "layer4:12", "layer4:low12"."""
+        return unit_name(self.layer, self.channel, self.low)
 
 
 def carrying_units(
@@ -51,6 +52,8 @@ def carrying_units(
 ) -> list[Unit]:
     """The k units of a layer that give most to a class on images (N, 3, H, W), strongest first.
 
+    Behind a normalisation, units go below nought, and one of negative weight gives to the class by being low.
+
     Raises ClassifierError for a classifier without gradients, and an unknown label or layer, naming those
     that there are; InputError for k below 1 or no images.
     """
@@ -58,22 +61,27 @@ def carrying_units(
     target = choose_target(white, label, versus)
     if k < 1 or not len(images):
         raise InputError(f"k is {k}, and there are {len(images)} images; give at least one of each")
-    given, active = [], []
+    given, active, slopes = [], [], []
     for chunk in torch.split(images, ROWS):
         active.append(white.activations(chunk, layer).detach())  # finds an unknown layer first
         with torch.enable_grad(), _watched() as found:
             score = target.of_logits(_columns(white.logits(chunk.detach().clone().requires_grad_())))
             gradient = torch.autograd.grad(score.sum(), _last(found, layer), allow_unused=True)[0]
-        given.append(_over_places(gradient, _last(found, layer)))
+        answer = _last(found, layer)
+        given.append(_over_places(gradient, answer))
+        slopes.append(_over_places(gradient, torch.ones_like(answer)))
     contribution, activation = torch.cat(given).double(), torch.cat(active).double()  # (N, C)
+    low = torch.cat(slopes).double().mean(0) < 0  # (C,)
     chosen = contribution.mean(0).argsort(descending=True, stable=True)[:k]
-    order = activation.argsort(dim=0, descending=True, stable=True)[:exciting]  # (exciting, C)
+    towards = torch.where(low, -activation, activation)
+    order = towards.argsort(dim=0, descending=True, stable=True)[:exciting]  # (exciting, C)
     return [
         Unit(
             layer=layer,
             channel=int(c),
             contribution=float(contribution[:, c].mean()),
             activation=float(activation[:, c].mean()),
+            low=bool(low[c]),
             exciting=tuple(int(i) for i in order[:, c]),
         )
         for c in chosen

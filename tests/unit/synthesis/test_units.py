@@ -48,9 +48,11 @@ def test_behind_the_last_average_it_is_activation_times_weight(label: str) -> No
     for unit in units:
         assert unit.contribution == pytest.approx(wanted[unit.channel].item(), rel=1e-4, abs=1e-6)
         assert unit.activation == pytest.approx(active[:, unit.channel].mean().item(), rel=1e-4)
-        order = active[:, unit.channel].argsort(descending=True, stable=True)[:8]
+        low = module.head.weight[0, unit.channel] * sign < 0
+        order = active[:, unit.channel].argsort(descending=not low, stable=True)[:8]
         assert unit.exciting == tuple(order.tolist())
-        assert unit.name == f"body:{unit.channel}"
+        assert unit.low == low
+        assert unit.name == (f"body:low{unit.channel}" if low else f"body:{unit.channel}")
 
 
 def test_one_class_against_another_is_the_difference_of_their_weights() -> None:
