@@ -13,6 +13,7 @@ from diffexplain.errors import InputError
 from diffexplain.pilot import Need, needs
 from diffexplain.planning import PICTURE_BYTES, speed
 from diffexplain.store import read_request, read_rows
+from diffexplain.synthesis.openings import most_drawn
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import units_of
 
@@ -57,7 +58,7 @@ def foresee_synthesis(
     iterations = n * chosen.restarts * chosen.steps
     pictures = n * held_out * (chosen.restarts + 3 + len(methods))
     drawn = n * held_out * (chosen.restarts + 3)
-    evaluations = shape.steps * (3 * iterations * chosen.seeds + drawn)
+    evaluations = shape.steps * (most_drawn(chosen, n) + 3 * iterations * chosen.seeds + drawn)
     known = shape.operations and shape.size
     return SynthesisPlan(
         targets=n,

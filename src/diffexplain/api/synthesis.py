@@ -134,8 +134,8 @@ def synthesize(
     """What classes and units want to see (after DiffExplainer, Pennisi et al., CVIU 262, 2025).
 
     `targets`: labels; `units`: `LAYER:NUMBER` (`LAYER:lowNUMBER`: made low) or `LAYER:topK`, the K that
-    carry the first target on `images`; `directions`: name -> (layer, vector); `versus`: the targets against this label; `against`: what this
-    classifier does not put in the targets. `editor` names the diffusion model, `options` how prompts are
+    carry the first target on `images`; `directions`: name -> (layer, vector); `versus`: the targets against
+    this label; `against`: what this classifier does not put in the targets. `editor` names the diffusion model, `options` how prompts are
     optimised. `plain`: the prompt to beat, with {} for the label. `images`: real pictures of the domain.
     `second`: a classifier that was not optimised against. `held_out`: pictures a prompt is judged by. `hard`:
     also a prompt of real words; `language_model`: and one that this masked language model finds likely.

@@ -51,6 +51,17 @@ def openings(
     return _Openings(generator, objectives, options, neutral, pool).found()
 
 
+def most_drawn(options: SynthesisOptions, targets: int) -> int:
+    """Pictures that the openings of so many targets take at most; one with a gradient counts three times."""
+    if not options.candidates:
+        return 0
+    words = options.candidates + min(DENIED, options.candidates)
+    alone = words * SIFTED[0] + max(HALVED, words // 4) * SIFTED[1] + 2 * HALVED * SEEDS + 3 * options.pool
+    longer = (options.tokens - 1) * NEXT * SEEDS
+    exchange = (1 + AGAIN) * SEEDS + EXCHANGED * FIRST + 3 * options.pool
+    return targets * (alone + options.restarts * (longer + options.exchanges * exchange))
+
+
 @dataclass(slots=True)
 class _Draft:
     """A prompt of words on its way."""

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from diffexplain.synthesis import openings as module
-from diffexplain.synthesis.openings import Opening, openings
+from diffexplain.synthesis.openings import Opening, most_drawn, openings
 from diffexplain.synthesis.optimisation import optimisation_seeds, optimise
 from tests.unit.synthesis.test_optimisation import OPTIONS, Channel, generator, losses
 
@@ -57,6 +57,25 @@ def test_an_exchange_of_a_word_only_ever_helps() -> None:
         assert int((before.soft != after.soft).any(1).sum()) <= 1  # one word at a time
     assert any(after.loss < before.loss for before, after in zip(without, once, strict=True))
     assert all((row == table).all(1).any() for row in once[0].soft)
+
+
+def test_no_more_pictures_are_drawn_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = [0]
+    images, draw = type(generator()).images, type(generator()).draw
+
+    def without(self: object, said: object, seeds: list[int], **more: object) -> torch.Tensor:
+        counted[0] += len(seeds)
+        return images(self, said, seeds, **more)
+
+    def with_gradient(self: object, said: object, seeds: list[int], **more: object) -> torch.Tensor:
+        counted[0] += 3 * len(seeds)
+        return draw(self, said, seeds, **more)
+
+    monkeypatch.setattr(type(generator()), "images", without)
+    monkeypatch.setattr(type(generator()), "draw", with_gradient)
+    openings(generator(), [Channel(0), Channel(1)], ASKED, neutral(), POOL)
+    assert 0 < counted[0] <= most_drawn(ASKED, 2)
+    assert most_drawn(replace(ASKED, candidates=0), 2) == 0
 
 
 def test_a_target_does_not_depend_on_the_others() -> None:
