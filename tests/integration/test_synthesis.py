@@ -16,6 +16,8 @@ from diffexplain.demonstration import portraits
 from diffexplain.errors import InputError
 from diffexplain.records import SynthesisResult
 from diffexplain.store import read_result, read_rows
+from diffexplain.synthesis.openings import most_drawn
+from diffexplain.synthesis.options import SynthesisOptions
 from tests.unit.mining.chat_server import completion, pictures_in, question, serving
 
 OPTIONS = {"steps": 2, "restarts": 2, "seeds": 1, "pool": 2, "tokens": 1, "cutouts": 0, "candidates": 2}
@@ -126,10 +128,13 @@ def test_units_are_listed_with_the_pictures_that_excite_them(images: Path) -> No
 
 
 def test_the_plan_counts_without_a_model() -> None:
-    plan = foresee_synthesis(["a", "b"], units=["x:top3"], options={"steps": 10, "restarts": 1, "seeds": 2})
+    options = {"steps": 10, "restarts": 1, "seeds": 2}
+    plan = foresee_synthesis(["a", "b"], units=["x:top3"], options=options | {"candidates": 0})
     assert plan.targets == 5
     assert plan.iterations == 50
     assert plan.evaluations == 4 * (3 * 50 * 2 + 5 * 32 * 4)
+    openings = foresee_synthesis(["a"] * 5, options=options).evaluations - plan.evaluations
+    assert openings == 4 * most_drawn(SynthesisOptions(**options), 5)
 
 
 @pytest.mark.parametrize(

@@ -98,12 +98,13 @@ def find_spurious(
     """Which units of a class see its object, and which only what comes with it (after Pennisi et al. 2025).
 
     `object`: words for what the class is of (the label); `units`: `LAYER:NUMBER`, `LAYER:lowNUMBER` or
-    `LAYER:topK`, else the `top` of the last pooled `layer` by activation × weight. `images`: real pictures of
-    the class for the ranking and the interventions; else pictures of the plain prompt. `plain` and `neutral`: prompts that ask
-    for the object ({} stands for it), and for nothing in particular. `corpus`: concepts to name what a unit
-    sees. `explanation`: an `explain` run of the same classifier and target, whose concepts may be shortcuts;
-    `irrelevant`: those that should not matter, wherever they are. `hard`: also look for a prompt of real
-    words. `synthesis_options`: of SynthesisOptions, `options`: of SpuriousOptions.
+    `LAYER:topK`, else the `top` of the last pooled `layer` by activation × weight. `images`: real pictures
+    of the class for the ranking and the interventions; else pictures of the plain prompt. `plain` and
+    `neutral`: prompts that ask for the object ({} stands for it), and for nothing in particular. `corpus`:
+    concepts to name what a unit sees. `explanation`: an `explain` run of the same classifier and target,
+    whose concepts may be shortcuts; `irrelevant`: those that should not matter, wherever they are. `hard`:
+    also look for a prompt of real words. `synthesis_options`: of SynthesisOptions, `options`: of
+    SpuriousOptions.
 
     Raises InputError: wrong arguments, too few pictures for the confidence asked (it says how many are
     needed), an object that the segmenter does not find in plain-prompt pictures. RunError: the run folder.

@@ -135,13 +135,14 @@ def synthesize(
 
     `targets`: labels; `units`: `LAYER:NUMBER` (`LAYER:lowNUMBER`: made low) or `LAYER:topK`, the K that
     carry the first target on `images`; `directions`: name -> (layer, vector); `versus`: the targets against
-    this label; `against`: what this classifier does not put in the targets. `editor` names the diffusion model, `options` how prompts are
-    optimised. `plain`: the prompt to beat, with {} for the label. `images`: real pictures of the domain.
-    `second`: a classifier that was not optimised against. `held_out`: pictures a prompt is judged by. `hard`:
-    also a prompt of real words; `language_model`: and one that this masked language model finds likely.
-    `methods`: pixels, natural, decoder, attack, to compare with, or those with options. `black_box`: search
-    without gradients, with a budget. `describe`: a vision-language model that says what a target's pictures
-    share (`openai:MODEL@BASE-URL`, `transformers:NAME`), or a function of the pictures (N, 3, H, W).
+    this label; `against`: what this classifier does not put in the targets. `editor` names the diffusion
+    model, `options` how prompts are optimised. `plain`: the prompt to beat, with {} for the label.
+    `images`: real pictures of the domain. `second`: a classifier that was not optimised against.
+    `held_out`: pictures a prompt is judged by. `hard`: also a prompt of real words; `language_model`: and
+    one that this masked language model finds likely. `methods`: pixels, natural, decoder, attack, to
+    compare with, or those with options. `black_box`: search without gradients, with a budget. `describe`: a
+    vision-language model that says what a target's pictures share (`openai:MODEL@BASE-URL`,
+    `transformers:NAME`), or a function of the pictures (N, 3, H, W).
 
     Raises InputError (wrong argument, with its cure) and RunError (run folder).
     """
