@@ -30,7 +30,7 @@ from diffexplain.statistics import mean_effect
 
 WAVES = 8  # a wave edits an eighth of what the race has spent at most, or `wave` leaves a place
 #: a screened race begins with as many times the leaves, and ends at that share of the doubt.
-SCREEN_LEAVES, SCREEN_DOUBT = 4, 0.25
+SCREEN_LEAVES, SCREEN_DOUBT = 4, 0.4
 MINIMUM = 8  # images below which racing and reporting cannot share
 
 Method = Literal["race", "exhaustive"]
