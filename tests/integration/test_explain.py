@@ -111,7 +111,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         patch.syspath_prepend(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield Home(folder, editor, judge)
-        sys.modules.pop("scorers")
+        sys.modules.pop("scorers", None)  # not there where one test runs alone
 
 
 @pytest.fixture(scope="module")
