@@ -81,7 +81,7 @@ def _edits(tools: Tools, subject: Subject, leaves: Sequence[str]) -> tuple[dict[
         rows = [i for i in range(len(subject.images)) if subject.eligible(tools.corpus, i, 0, leaf, "add")]
         if rows:
             asks = [Ask(i, 0, Question.single(leaf), (leaf,), "report") for i in rows]
-            before[leaf], after[leaf] = subject.reconstructions[rows], draw(tools, subject, asks)
+            before[leaf], after[leaf] = subject.reconstructions[rows], draw(tools, subject, asks)()
     return before, after
 
 
@@ -160,7 +160,7 @@ def weakened(
         leaf = fitting[int(rng.integers(len(fitting)))]
         weak = float(rng.choice(WEAK))
         asks += [Ask(i, 0, Question.single(leaf), (leaf,), "report", w) for w in (1.0, weak)]
-    made = draw(tools, subject, asks)
+    made = draw(tools, subject, asks)()
     rows, _ = read(tools, subject, asks, made, 0)
     happened, unchanged = edit_readings(
         Oracle(), [drawn[a.image] for a in asks], [a.edited_as[0] for a in asks], made

@@ -92,13 +92,13 @@ class Batch:
     shares: tuple[Callable[[], Share], ...] = ()
 
     def started(self, station: Station) -> Callable[[], tuple[list[Effect], dict[str, bytes]]]:
-        """Draw the edits; what is left is to score them: rows, and pictures by hash."""
+        """Begin the edits; what is left is to decode and score them: rows, and pictures by hash."""
         tools = station.tools[self.bench]
         subject = self.subject or joined([share().on(station.device) for share in self.shares], tools.corpus)
         drawn = draw(tools, subject, self.asks)
 
         def measuring() -> tuple[list[Effect], dict[str, bytes]]:
-            effects, pictures = read(tools, subject, self.asks, drawn, self.number)
+            effects, pictures = read(tools, subject, self.asks, drawn(), self.number)
             return effects, {n: encode_png(p) for n, p in pictures.items()} if self.keep else {}
 
         return measuring
@@ -161,7 +161,7 @@ def files(run: Run | MemoryRun, drawn: Mapping[str, torch.Tensor]) -> dict[str, 
 
 
 def _here(benches: Benches) -> Here:
-    """This process. On a GPU one batch is scored and encoded by a thread while the next is drawn.
+    """This process. On a GPU a thread decodes, scores and encodes one batch while the next is sampled.
 
     On a processor, where both would share its cores, one after the other.
     """

@@ -7,7 +7,7 @@ is never reported as meaning (methods: DiffEx, Kazimi et al., CVPR 2025, measure
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -16,7 +16,7 @@ import torch
 
 from diffexplain.captions import Caption, read_captions
 from diffexplain.corpus import Concept, Corpus
-from diffexplain.editors import Edit, Editor, Inversion, Term
+from diffexplain.editors import Edit, Editor, Inversion, Term, begun
 from diffexplain.images import Pictures, hashes, rounded, to_8bit
 from diffexplain.judges import Judge, Segmenter
 from diffexplain.records import Ask, Direction, Drift, Effect
@@ -264,9 +264,10 @@ def garbled(text: str) -> str:
     return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
-def draw(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> torch.Tensor:
-    """Make the edits of one batch: (asks, 3, H, W), 8-bit values."""
-    return rounded(tools.editor.edit(subject.inversion, _edits(tools, subject, asks)))
+def draw(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> Callable[[], torch.Tensor]:
+    """Begin the edits of one batch; the call decodes them: (asks, 3, H, W), 8-bit values."""
+    pictures = begun(tools.editor, subject.inversion, _edits(tools, subject, asks))
+    return lambda: rounded(pictures())
 
 
 def _edits(tools: Tools, subject: Subject, asks: Sequence[Ask]) -> list[Edit]:

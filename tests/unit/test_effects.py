@@ -213,7 +213,7 @@ def measure(
     tools: Tools, subject: Subject, asks: Sequence[Ask], batch: int
 ) -> tuple[list[Effect], dict[str, torch.Tensor]]:
     """Make the edits of one batch and read them."""
-    return effects.read(tools, subject, asks, effects.draw(tools, subject, asks), batch)
+    return effects.read(tools, subject, asks, effects.draw(tools, subject, asks)(), batch)
 
 
 CAPTION = Caption(TREE, {"hat": "cap", "hair": "red"})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -138,3 +138,24 @@ class Editor(Protocol):
     def evaluations(self, edit: Edit) -> int:
         """Evaluations of the UNet or transformer that one edit costs."""
         ...
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """An editor whose edits come in two halves, so that the next ones can begin while these are decoded."""
+
+    def begun(self, inversion: Inversion, edits: Sequence[Edit]) -> Callable[[], torch.Tensor]:
+        """`edit`, whose latents are made at once; the call decodes them, also in another thread."""
+        ...
+
+
+def begun(editor: Editor, inversion: Inversion, edits: Sequence[Edit]) -> Callable[[], torch.Tensor]:
+    """The first half of `edit`, where the editor has halves, else all of it; the call gives the pictures."""
+    if isinstance(editor, Begins):
+        return editor.begun(inversion, edits)
+    return done(editor.edit(inversion, edits))
+
+
+def done(images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A second half with nothing left to do."""
+    return lambda: images

@@ -22,13 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
-from diffexplain.editors.base import Edit, Inversion, Term
+from diffexplain.editors.base import Edit, Inversion, Term, done
 from diffexplain.editors.velocities import FAMILIES
 from diffexplain.errors import EditorError
 from diffexplain.rows import in_rows
@@ -163,12 +164,16 @@ class FlowEditor:
         """An edit without terms of every row."""
         return self.edit(inversion, [Edit(i) for i in range(len(inversion))])
 
-    @torch.no_grad()
     def edit(self, inversion: Inversion, edits: Sequence[Edit]) -> torch.Tensor:
         """Integrate every edit; all rows go through the transformer together.
 
         Raises EditorError where a term states a threshold: there is no mask.
         """
+        return self.begun(inversion, edits)()
+
+    @torch.no_grad()
+    def begun(self, inversion: Inversion, edits: Sequence[Edit]) -> Callable[[], torch.Tensor]:
+        """`edit`, which is integrated at once; the call decodes it. Raises EditorError as `edit`."""
         for term in (t for e in edits for t in e.terms if t.threshold):
             raise EditorError(
                 f"threshold {term.threshold} of {term.prompt!r}: flow editing has no mask, leave it out"
@@ -177,7 +182,8 @@ class FlowEditor:
         chosen = inversion.select(used)
         places = [used.index(e.row) for e in edits]
         z = self._integrated(chosen, places, [e.terms for e in edits])
-        return self._field.decode(z, inversion.size)
+        rest = partial(self._field.decode, z, inversion.size)
+        return done(rest()) if self.options.offload else rest  # parts that take turns: not two at a time
 
     def _integrated(
         self, inversion: Inversion, places: Sequence[int], terms: Sequence[tuple[Term, ...]]

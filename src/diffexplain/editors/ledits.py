@@ -14,14 +14,15 @@ mean is linear in ε.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
 
-from diffexplain.editors.base import Edit, Inversion, Term
+from diffexplain.editors.base import Edit, Inversion, Term, done
 from diffexplain.editors.latents import LatentDiffusion, Said
 from diffexplain.editors.solver import Solver, Spacing
 
@@ -147,7 +148,12 @@ class LeditsEditor:
 
     def edit(self, inversion: Inversion, edits: Sequence[Edit]) -> torch.Tensor:
         """Sample every edit with its picture's residuals; all rows go through the UNet together."""
-        return self._model.decode(self.sample(inversion, edits), inversion.size)
+        return self.begun(inversion, edits)()
+
+    def begun(self, inversion: Inversion, edits: Sequence[Edit]) -> Callable[[], torch.Tensor]:
+        """`edit`, whose latents are sampled at once; the call decodes them."""
+        rest = partial(self._model.decode, self.sample(inversion, edits), inversion.size)
+        return done(rest()) if self.options.offload else rest  # parts that take turns: not two at a time
 
     def sample(self, inversion: Inversion, edits: Sequence[Edit]) -> torch.Tensor:
         """The latents of `edit`, (len(edits), C, h, w)."""

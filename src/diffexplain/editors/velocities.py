@@ -90,7 +90,8 @@ class Velocity(ABC):
         def decoded(z: torch.Tensor) -> torch.Tensor:
             return (self._to_pictures(z) / 2 + 0.5).clamp(0, 1).cpu()
 
-        images: torch.Tensor = in_rows(decoded, latents, rows=self._pictures(latents, self.factor))
+        with torch.no_grad():
+            images: torch.Tensor = in_rows(decoded, latents, rows=self._pictures(latents, self.factor))
         return images[..., : size[0], : size[1]]
 
     def _pictures(self, x: torch.Tensor, factor: int) -> int:

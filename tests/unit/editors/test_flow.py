@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -548,3 +549,13 @@ def test_parts_that_take_turns_edit_the_same(family: str) -> None:
     turns = FlowEditor(parts, name="tiny", options=options, default_judge="pocket")
     assert all(hasattr(part, "_hf_hook") for part in (parts.transformer, parts.vae, parts.text_encoder))
     assert apart(turns.edit(turns.invert(pictures(), SEEDS), EDITS[:2]), wanted) < 1e-6
+
+
+def test_a_thread_may_decode_what_another_integrated():
+    made = editor()
+    inversion = made.invert(pictures(), SEEDS)
+    rest = made.begun(inversion, EDITS[:2])
+    with ThreadPoolExecutor(1) as reader:
+        images = reader.submit(rest).result()
+    assert not images.requires_grad
+    assert torch.equal(images, made.edit(inversion, EDITS[:2]))

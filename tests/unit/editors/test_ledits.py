@@ -538,6 +538,18 @@ def test_parts_that_wait_in_main_memory_make_the_same_edit():
     )
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_an_edit_is_begun_now_and_decoded_when_called(offload: bool, monkeypatch: pytest.MonkeyPatch):
+    model = editor(offload=offload)
+    inversion, decoded = model.invert(pictures(), SEEDS), []
+    whole = model.edit(inversion, [Edit(0, (HAT,))])
+    decode = model._model.decode
+    monkeypatch.setattr(model._model, "decode", lambda *args: decoded.append(1) or decode(*args))
+    rest = model.begun(inversion, [Edit(0, (HAT,))])
+    assert bool(decoded) == offload  # parts that take turns on a device cannot be there two at a time
+    assert torch.equal(rest(), whole)
+
+
 def test_sixteen_bits_are_close_and_latents_stay_in_full():
     full, half = editor(steps=3, guidance=1.0), editor(steps=3, guidance=1.0, dtype="bfloat16")
     try:
