@@ -29,8 +29,9 @@ from diffexplain.records import Ask, Direction, Effect, Question, Stage
 from diffexplain.statistics import mean_effect
 
 WAVES = 8  # a wave edits an eighth of what the race has spent at most, or `wave` leaves a place
-#: a screened race begins with as many times the leaves, and ends at that share of the doubt.
-SCREEN_LEAVES, SCREEN_DOUBT = 4, 0.4
+#: a screened race begins with as many times the leaves, and ends at that share of the doubt; where the tree
+#: is too large for each leaf to be edited at first, at that share of it again.
+SCREEN_LEAVES, SCREEN_DOUBT, SCREEN_DEEPER = 4, 0.4, 0.6
 MINIMUM = 8  # images below which racing and reporting cannot share
 
 Method = Literal["race", "exhaustive"]
@@ -46,6 +47,7 @@ class SearchOptions:
     beam: int = 8  # B: candidates kept at each level
     delta: float = 0.1  # δ, log-odds: what an effect must be able to reach
     confidence: float = 0.95  # share of the beam that is to be right
+    deeper: float = 1.0  # share of the doubt at which the race of a tree of more leaves than `first` ends
     wave: int = 8  # leaves raced at a time for each place in the beam
     leaf_wave: int = 2  # race edits a leaf gets at a time
     first: int = 256  # leaves of a tree up to which each is edited
@@ -63,7 +65,11 @@ class SearchOptions:
     def screened(self) -> SearchOptions:
         """The same for a race whose edits a screening editor makes: they cost little, so it goes deeper."""
         confidence = 1 - (1 - self.confidence) * SCREEN_DOUBT
-        return replace(self, first=self.first * SCREEN_LEAVES, confidence=confidence)
+        return replace(self, first=self.first * SCREEN_LEAVES, confidence=confidence, deeper=SCREEN_DEEPER)
+
+    def doubt(self, leaves: int) -> float:
+        """How many leaves may be expected on the wrong side of the beam's edge when the race ends."""
+        return (1 - self.confidence) * self.beam * (self.deeper if leaves > self.first else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,7 @@ class _Search:
     def _doubtful(self, leaves: Sequence[Question]) -> list[Question]:
         """The leaves to edit next, the most doubtful first; none when little doubt is left."""
         doubt = doubts(self._beliefs(leaves), self.options.beam, self.options.delta)
-        spare = (1 - self.options.confidence) * self.options.beam
+        spare = self.options.doubt(len(leaves))
         some = [i for i, q in enumerate(leaves) if doubt[i] > spare / len(leaves) and self._turn(q)]
         some.sort(key=lambda i: -doubt[i])
         left = list(accumulate(doubt[i] for i in reversed(some)))[::-1]  # what it and those after it hold
