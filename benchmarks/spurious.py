@@ -28,16 +28,17 @@ from benchmarks import audit, harness
 from benchmarks.audit import Member, bar, rate
 from benchmarks.salient_imagenet import auc, balanced, kappa
 from diffexplain import pocket
+from diffexplain.auditing import attributes, fairness_gaps
 from diffexplain.baselines import AttackOptions, maximise
 from diffexplain.classifiers import Classifier, load_classifier
-from diffexplain.counterfactuals import Counterfactuals, gap
+from diffexplain.corpus import load_corpus
+from diffexplain.counterfactuals import Counterfactuals
 from diffexplain.editors.generator import Generator, load_generator
 from diffexplain.images import rounded
 from diffexplain.judges import load_segmenter
 from diffexplain.records import Interval
 from diffexplain.records.spurious import UnitVerdict
 from diffexplain.spurious import Moved, Object, inside, shortcut
-from diffexplain.statistics import benjamini_yekutieli
 from diffexplain.synthesis.units import last_pooled
 from diffexplain.targets import UnitObjective, choose_objective
 from diffexplain.worlds import avatars as world
@@ -57,15 +58,11 @@ class Size(NamedTuple):
     synthesis: Mapping[str, Any]
 
 
-FULL = Size(5, 48, 24, 500, 200, {"steps": 4, "restarts": 1, "candidates": 48, "tokens": 2, "exchanges": 0})
-QUICK = Size(
-    2,
-    12,
-    10,
-    100,
-    10,
-    {"steps": 0, "restarts": 1, "candidates": 8, "tokens": 1, "exchanges": 0, "pool": 4, "seeds": 4},
-)
+#: short prompts, briefly optimised: 20 members' units take hours on two cores even so.
+BRIEF = {"steps": 4, "restarts": 1, "tokens": 2, "negation": "", "companions": 0, "exchanges": 0}
+FULL = Size(5, 48, 24, 500, 200, BRIEF)
+FEW = {"steps": 0, "tokens": 1, "candidates": 8, "pool": 4, "seeds": 4}
+QUICK = Size(2, 12, 10, 100, 10, BRIEF | FEW)
 
 
 class Row(NamedTuple):
@@ -292,11 +289,11 @@ def named_by(
     target, cause = member.target(), member.stated["cause"]
     words = words_of(cause)
     object_ = thing(words)
-    gaps = [gap(target, p).change for p in pairs]
-    qs = benjamini_yekutieli([e.p for e in gaps])
+    wanted = attributes(load_corpus("avatars"), audit.AUDITED)
     named = set()
-    for p, e, q in zip(pairs, gaps, qs, strict=True):
-        moved = Moved(p.concept, p.direction, e.mean, e.low, e.high, float(q), e.clusters)
+    for g in fairness_gaps(target, pairs, wanted):
+        p = next(p for p in pairs if p.concept == g.concept)
+        moved = Moved(g.concept, g.direction, g.gap, g.low, g.high, g.q, g.images, g.back)
         if not moved.matters(margin):
             continue
         if (cause, p.concept) not in looked:

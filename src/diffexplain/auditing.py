@@ -7,6 +7,7 @@ et al. 2017): what the answer does when the attribute of a real picture, and not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffexplain.corpus import Concept, Corpus
-from diffexplain.counterfactuals import Counterfactuals, gap
+from diffexplain.counterfactuals import Counterfactuals, gap, way_back
 from diffexplain.effects import PRESENT, presence
 from diffexplain.errors import InputError
 from diffexplain.images import rounded
@@ -26,6 +27,7 @@ from diffexplain.statistics import benjamini_hochberg, benjamini_yekutieli
 from diffexplain.targets import Target
 
 FEWEST = 50  # pictures a class below which an audit of counts says that it is weak
+FEW = 8  # pictures below which the way back says nothing
 ABSENT = "none"
 
 Readings = NDArray[np.int64]
@@ -187,18 +189,18 @@ def fairness_gaps(
 
     p is of "there is no gap"; q is corrected for all edits under any dependence, for they share pictures.
     """
-    of_leaf = {c.path: a.name for a in wanted for c in a.leaves}
+    of_leaf = {c.path: a for a in wanted for c in a.leaves}
     rows = []
     for pair in pairs:
         if pair.concept not in of_leaf or not len(pair):
             continue
-        found = gap(target, pair, twin)
-        e = found.change
+        found, attribute = gap(target, pair, twin), of_leaf[pair.concept]
+        e, back = found.change, way_back(pair, _rivals(pair, pairs, attribute))
         rows.append(
             FairnessGap(
                 concept=pair.concept,
                 direction=pair.direction,
-                attribute=of_leaf[pair.concept],
+                attribute=attribute.name,
                 images=e.clusters,
                 gap=e.mean,
                 low=e.low,
@@ -209,6 +211,9 @@ def fairness_gaps(
                 flip_low=found.flip_low,
                 flip_high=found.flip_high,
                 success_rate=found.happened,
+                back=gap(target, back, twin).change.mean
+                if back and len(set(back.images)) >= FEW
+                else math.nan,
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])
@@ -216,17 +221,27 @@ def fairness_gaps(
     return tuple(sorted(tested, key=lambda r: (-abs(r.gap), r.concept, r.direction)))
 
 
+def _rivals(
+    pair: Counterfactuals, pairs: Sequence[Counterfactuals], attribute: Attribute
+) -> list[Counterfactuals]:
+    """Additions of the attribute's other values; none where it may be absent: they tell of another change."""
+    if pair.direction != "add" or attribute.leaves[0].absent_prompt:
+        return []
+    values = {c.path for c in attribute.leaves} - {pair.concept}
+    return [p for p in pairs if p.concept in values and p.direction == "add"]
+
+
 def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
-    """One row an attribute: its largest gap, and Simes' p (1986) of "no edit of it does anything"."""
+    """One row an attribute: its largest gap, both ways, and Simes' p (1986) of "no edit does anything"."""
     rows = []
     for name in dict.fromkeys(g.attribute for g in gaps):
         mine = [g for g in gaps if g.attribute == name]
-        best = max(mine, key=lambda g: (abs(g.gap), -g.p))
+        best = max(mine, key=lambda g: (abs(g.sure), abs(g.gap), -g.p))
         p = np.sort([g.p for g in mine])
         simes = float(min(1.0, (len(p) * p / np.arange(1, len(p) + 1)).min()))
         rows.append(
             AttributeGap(
-                name, best.concept, best.direction, best.gap, best.low, best.high, simes, float("nan")
+                name, best.concept, best.direction, best.gap, best.low, best.high, simes, math.nan, best.back
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])

@@ -20,7 +20,7 @@ from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.driving import Progress
 from diffexplain.editors import EditorShape, editor_shape
 from diffexplain.editors.generator import Generator, load_generator
-from diffexplain.errors import InputError
+from diffexplain.errors import CorpusError, InputError
 from diffexplain.images import Pictures, decode_png, pictures, rounded
 from diffexplain.judges import load_judge
 from diffexplain.records import Interval, Result
@@ -58,7 +58,9 @@ from diffexplain.spurious import (
     notes,
     remove,
     shortcut,
+    surpassed,
 )
+from diffexplain.statistics import mean_effect
 from diffexplain.store import MemoryRun, Run
 from diffexplain.synthesis import held_out_seeds
 from diffexplain.synthesis.units import carrying_units, last_pooled
@@ -66,7 +68,7 @@ from diffexplain.targets import Target, UnitObjective, choose_objective, choose_
 
 HUB_SEGMENTER = "clipseg:CIDAS/clipseg-rd64-refined"  # where the editor names none that can tell presence
 SEEDS = 20  # names the seeds of pictures that belong to no unit
-FEWEST = 8  # real pictures, below which interventions say nothing
+FEWEST = 8  # pictures, below which interventions and the way back say nothing
 
 
 def find_spurious(
@@ -162,7 +164,7 @@ def find_spurious(
         _keep_removal(album, bench, removal)
         made = synthesize(
             model, units=names, editor=editor, editor_options=editor_options, judge=_spec(judge),
-            options=synthesis_options, hard=hard, plain=bench.neutral, held_out=chosen.pictures,
+            options=synthesis_options, corpus=tree, hard=hard, plain=bench.neutral, held_out=chosen.pictures,
             device=device, out=place / "synthesis", progress=progress,
             resume=(place / "synthesis" / "run.json").exists(),
         )  # fmt: skip
@@ -170,12 +172,12 @@ def find_spurious(
         verdicts = []
         for i, (name, gain) in enumerate(zip(names, gives, strict=True)):
             tell("judging units", i, len(names))
-            verdict = _judged(bench, album, shots, name, gain, calibration, removal)
+            verdict = _judged(bench, album, shots, name, gain, calibration, removal, usual)
             if tree is not None:
                 pair = shots.images(name, "optimised"), shots.images(name, "plain")
                 verdict = replace(verdict, contents=contents(judging, tree, *pair))
             verdicts.append(verdict)
-        found = tuple(_shortcuts(told, thing, chosen)) if told else ()
+        found = tuple(_shortcuts(told, thing, chosen, tree)) if told else ()
         result = SpuriousResult(
             request=request,
             calibration=calibration,
@@ -366,8 +368,9 @@ def _judged(
     contribution: float,
     calibration: Calibration,
     removal: Removal | None,
+    usual: torch.Tensor,
 ) -> UnitVerdict:
-    """Both lines of evidence on one unit."""
+    """Both lines of evidence on one unit; `usual`: pictures of the plain prompt."""
     objective = choose_objective(bench.aim.classifier, unit=name)
     if not isinstance(objective, UnitObjective):
         raise InputError(f"unit {name!r} is no unit; give LAYER:NUMBER")
@@ -377,12 +380,15 @@ def _judged(
         "unit", images, masks, bench.scores(images), unit=name,
         activations=[float(v) for v in objective.score(images)],
     )  # fmt: skip
-    rate, presence = by_presence(area(masks), calibration, bench.options, reached=target.reached)
+    reached = target.reached and surpassed(
+        as_floats(objective.score(images)), as_floats(objective.score(usual)), bench.options
+    )
+    rate, presence = by_presence(area(masks), calibration, bench.options, reached=reached)
     causal = _causal(bench, removal, objective.score)
     verdict, agree = joined(
         presence,
         causal.verdict if causal else "undecided",
-        reached=target.reached,
+        reached=reached,
         leaning=leaning(rate, calibration, causal) if causal else None,
     )
     near = [w[0].token for w in target.restarts[target.chosen].words if w]
@@ -392,7 +398,7 @@ def _judged(
         gain=target.gain,
         gain_low=target.gain_low,
         gain_high=target.gain_high,
-        reached=target.reached,
+        reached=reached,
         presence=rate.value,
         low=rate.low,
         high=rate.high,
@@ -408,16 +414,48 @@ def _judged(
     )
 
 
-def _shortcuts(told: _Told, thing: Object, options: SpuriousOptions) -> Iterator[Shortcut]:
+def _shortcuts(
+    told: _Told, thing: Object, options: SpuriousOptions, tree: Corpus | None
+) -> Iterator[Shortcut]:
     """The explain run's concepts that move the class although they should not, the strongest first."""
-    locates = getattr(thing.segmenter, "locates", True)
+    locates, corpus = getattr(thing.segmenter, "locates", True), _corpus_of(told.result, tree)
     for c in told.result.concepts:
-        moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images)
+        back = _back(told, corpus, c.concept, c.direction) if corpus else nan
+        moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images, back)
         if c.status != "measured" or not moved.matters(options.margin):
             continue
         where = _inside(told, thing, moved) if locates else None
         if found := shortcut(moved, where, c.concept in told.irrelevant, options.margin):
             yield found
+
+
+def _corpus_of(result: Result, tree: Corpus | None) -> Corpus | None:
+    """The run's own corpus, where it is the one given or a bundled one."""
+    request = result.request
+    if tree is not None and tree.hash == request.corpus_hash:
+        return tree
+    try:
+        bundled = load_corpus(request.corpus)
+    except CorpusError:
+        return None
+    return bundled if bundled.hash == request.corpus_hash else None
+
+
+def _back(told: _Told, corpus: Corpus, concept: str, direction: str) -> float:
+    """A concept's mean effect from pictures that show it already, by what replaces it; nan: unknown."""
+    slot = corpus[concept].slot
+    if direction != "add" or slot is None or not corpus[concept].is_leaf:
+        return nan
+    leaves = corpus.slot_leaves(slot)
+    if leaves[0].absent_prompt:
+        return nan  # it may be absent: what replaces it is another change
+    kind = ("add", "report")
+    added = [r for r in told.finished.effects if r.eligible and (r.direction, r.stage) == kind]
+    without = {r.image for r in added if r.concept == concept}
+    rivals = {leaf.path for leaf in leaves} - {concept}
+    rows = [r for r in added if r.concept in rivals and r.image not in without]
+    found = mean_effect([-r.change for r in rows], [r.image for r in rows])
+    return found.mean if found.clusters >= FEWEST else nan
 
 
 def _inside(told: _Told, thing: Object, moved: Moved) -> Interval | None:

@@ -25,6 +25,7 @@ from diffexplain.records.explanation import (
     Result,
     Stage,
     Status,
+    both_ways,
 )
 from diffexplain.records.spurious import Looked, SpuriousRequest, SpuriousResult
 from diffexplain.records.synthesis import (
@@ -92,4 +93,5 @@ __all__ = [
     "SynthesisResult",
     "TargetResult",
     "Word",
+    "both_ways",
 ]

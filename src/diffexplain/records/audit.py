@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import Literal
+
+from diffexplain.records.explanation import both_ways
 
 Reference = Literal["plain", "twin"]
 
@@ -53,6 +56,12 @@ class FairnessGap:
     flip_low: float  # exact interval
     flip_high: float
     success_rate: float  # share of the edits that happened
+    back: float = nan  # the gap from pictures that show the value already, by edits away from it
+
+    @property
+    def sure(self) -> float:
+        """What of the gap the way back bears out."""
+        return both_ways(self.gap, self.back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +76,11 @@ class AttributeGap:
     high: float
     p: float  # Simes over the attribute's edits
     q: float  # Benjamini–Yekutieli over attributes
+    back: float = nan  # that edit's way back
 
     def matters(self, margin: float) -> bool:
-        """Whether there surely is a gap, and it is larger than the margin as estimated."""
-        return self.q < 0.05 and abs(self.gap) > margin
+        """Whether there surely is a gap, and it is larger than the margin as estimated, both ways."""
+        return self.q < 0.05 and abs(both_ways(self.gap, self.back)) > margin
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import nan
 from typing import Any, Literal
 
 from diffexplain.records.explanation import SCHEMA_VERSION, Interval
@@ -122,6 +123,7 @@ class Shortcut:
     images: int
     inside: Interval | None  # share of the change that falls on the object; None where it was not looked at
     why: Why
+    back: float = nan  # the effect from pictures that show the concept already, by edits away from it
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from math import isfinite
+from math import isfinite, isnan
 
 from diffexplain.records import SynthesisResult, TargetResult
 from diffexplain.records.audit import (
@@ -139,16 +139,24 @@ def _verdict(a: AttributeGap, margin: float) -> str:
 
 
 def _gap_table(gaps: Sequence[FairnessGap]) -> Table:
-    head = ("edit", "gap, log-odds", "95 % interval", "q", "flips", "95 % interval", "happened", "images")
+    head = (
+        "edit", "gap, log-odds", "95 % interval", "q", "way back", "flips", "95 % interval", "happened",
+        "images",
+    )  # fmt: skip
     rows = tuple(
         (
             f"{wording.sign(g.direction)}{g.concept}", wording.signed(g.gap), wording.interval(g.low, g.high),
-            wording.chance(g.q), wording.percent(g.flip_rate), wording.span(g.flip_low, g.flip_high),
+            wording.chance(g.q), wording.NOTHING if isnan(g.back) else wording.signed(g.back),
+            wording.percent(g.flip_rate), wording.span(g.flip_low, g.flip_high),
             wording.percent(g.success_rate), wording.count(g.images),
         )
         for g in gaps
     )  # fmt: skip
-    return Table(head, rows, "One row an edit; it happened where the judge saw it.")
+    note = (
+        "One row an edit; it happened where the judge saw it. "
+        "Way back: the gap from pictures that show the value already."
+    )
+    return Table(head, rows, note)
 
 
 def _share_tables(counted: Sequence[AttributeShares]) -> Iterator[Table]:

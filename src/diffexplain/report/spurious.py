@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ def _shown(u: UnitVerdict, result: SpuriousResult) -> Shown:
         f"{wording.percent(u.presence)} of {u.pictures} pictures that excite it show the object "
         f"({wording.span(u.low, u.high)}){bar}."
         if u.reached
-        else "Not reached: its pictures excite it no more than neutral ones, so they say nothing."
+        else "Not reached: its pictures excite it no more than neutral ones, or less than those of the "
+        "plain prompt, so they say nothing."
     )
     plates = [plate(r, f"activation {wording.plain(r.activation, 2)}") for r in u.examples]
     table = _table(u.causal, "activation") if u.causal else None
@@ -157,13 +159,15 @@ def shortcut_table(found: Sequence[Shortcut]) -> Table | None:
         (
             f"{wording.sign(s.direction)}{s.concept}", wording.signed(s.effect),
             wording.interval(s.low, s.high), wording.chance(s.q),
+            wording.NOTHING if isnan(s.back) else wording.signed(s.back),
             _of(s.inside) if s.inside else wording.NOTHING, s.why,
         )
         for s in found
     )  # fmt: skip
-    return Table(
-        ("concept", "effect, log-odds", "95 % interval", "q", "of its change on the object", "why"), rows
-    )
+    head = (
+        "concept", "effect, log-odds", "95 % interval", "q", "way back", "of its change on the object", "why",
+    )  # fmt: skip
+    return Table(head, rows)
 
 
 def _asked(result: SpuriousResult) -> list[tuple[str, str]]:

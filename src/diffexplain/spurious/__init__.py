@@ -14,6 +14,7 @@ from diffexplain.spurious.verdicts import (
     joined,
     leaning,
     needed,
+    surpassed,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "remove",
     "shortcut",
     "shown",
+    "surpassed",
 ]

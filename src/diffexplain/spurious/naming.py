@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffexplain.corpus import Corpus
 from diffexplain.effects import VISIBLE, presence
 from diffexplain.errors import InputError
 from diffexplain.judges import Judge
-from diffexplain.records import Interval
+from diffexplain.records import Interval, both_ways
 from diffexplain.records.spurious import Content, Shortcut, Why
 from diffexplain.spurious.removal import Object, grown
 from diffexplain.statistics import benjamini_yekutieli, mean_effect
@@ -53,10 +54,11 @@ class Moved(NamedTuple):
     high: float
     q: float
     images: int
+    back: float = nan  # the same from pictures that show the concept already, by edits away from it
 
     def matters(self, margin: float) -> bool:
-        """Whether it surely moves the class, and by more than the margin as it is estimated."""
-        return self.q < ALPHA and abs(self.effect) > margin
+        """Whether it surely moves the class, and by more than the margin as it is estimated, both ways."""
+        return self.q < ALPHA and abs(both_ways(self.effect, self.back)) > margin
 
 
 def inside(thing: Object, names: Sequence[str], before: torch.Tensor, after: torch.Tensor) -> Interval | None:

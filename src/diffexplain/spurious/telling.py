@@ -31,8 +31,8 @@ def notes(
         )
     if missed := [v.unit for v in verdicts if not v.reached]:
         yield (
-            f"{', '.join(missed)}: not reached, the pictures excite no more than neutral ones: no verdict; "
-            "more --option steps may help"
+            f"{', '.join(missed)}: not reached, the pictures excite no more than neutral ones, or less than "
+            "those of the plain prompt: no verdict; more --option steps or candidates may help"
         )
     if against := [v.unit for v in verdicts if v.agree is False]:
         yield f"{', '.join(against)}: the two lines of evidence contradict each other: no verdict"

@@ -50,7 +50,20 @@ def audit(classifier: str = MEMBER, **changes: Any) -> AuditResult:
     """Two edits, the counts of one attribute in two classes, and its reader."""
     gaps = (
         FairnessGap(
-            "skin tone/dark", "add", "skin tone", 12, -0.8, -1.1, -0.5, 0.001, 0.002, 0.25, 0.1, 0.5, 0.9
+            "skin tone/dark",
+            "add",
+            "skin tone",
+            12,
+            -0.8,
+            -1.1,
+            -0.5,
+            0.001,
+            0.002,
+            0.25,
+            0.1,
+            0.5,
+            0.9,
+            back=-0.7,
         ),
         FairnessGap("sticker/star", "remove", "sticker", 4, 0.1, -0.4, 0.6, 0.7, 0.7, 0.0, 0.0, 0.6, 0.4),
     )

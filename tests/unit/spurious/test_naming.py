@@ -92,6 +92,12 @@ def test_a_shortcut_moves_the_class_and_should_not(
         assert (found.concept, found.effect, found.inside) == (moved.concept, effect, where)
 
 
+def test_an_effect_that_its_way_back_does_not_bear_out_is_no_shortcut() -> None:
+    moved = Moved("skin tone/dark", "add", 0.9, 0.8, 1.0, 0.001, 60)
+    for back, named in ((float("nan"), True), (0.2, True), (0.0, False), (-0.9, False)):
+        assert (shortcut(moved._replace(back=back), None, True, 0.5) is not None) == named
+
+
 def test_names_that_should_not_matter_are_paths_or_parts_of_them() -> None:
     known = ["background/colour/blue", "background/pattern/dots", "skin tone/pale", "hair/colour/red"]
     assert irrelevant_among(known, ["background"]) == set(known[:2])

@@ -21,6 +21,7 @@ from diffexplain.spurious import (
     joined,
     leaning,
     needed,
+    surpassed,
 )
 from diffexplain.statistics import exact_interval
 
@@ -171,3 +172,11 @@ def test_unknown_options_are_named() -> None:
         SpuriousOptions.of({"speed": 1})
     with pytest.raises(InputError, match=r"confidence 1\.5"):
         SpuriousOptions(confidence=1.5)
+
+
+def test_pictures_that_excite_a_unit_less_than_the_plain_prompt_do_not_reach_it() -> None:
+    rng = np.random.default_rng(0)
+    usual = rng.normal(3.0, 1.0, 48)
+    assert not surpassed(rng.normal(0.2, 1.0, 48), usual, OPTIONS)
+    assert surpassed(rng.normal(3.0, 1.0, 48), usual, OPTIONS)
+    assert surpassed(np.zeros(48), np.zeros(48), OPTIONS)
