@@ -29,6 +29,7 @@ from benchmarks import harness
 from benchmarks.oracle import Oracle
 from diffexplain import pocket
 from diffexplain.classifiers import load_classifier
+from diffexplain.corpus import load_corpus
 from diffexplain.editors.generator import MODES, Generator, load_generator
 from diffexplain.editors.latents import Said
 from diffexplain.images import rounded
@@ -97,6 +98,10 @@ def measure(quick: bool) -> Mapping[str, Any]:
     ]
     figures = said({**classes(found), "seconds_per_class": seconds})
     figures |= said(shortcuts(found, quick))
+    told = [f for f in found if planted(f)]
+    figures |= said(
+        {"shortcut_found_by_corpus": shortcuts(by_corpus(generator, told, options, shown), quick)}
+    )
     figures |= said(words(generator, found, options, quick))
     figures |= said(speed(generator, options, quick))
     figures |= said({"peak_gb": {mode: peak(mode, 2 if quick else 16) for mode in MODES}})
@@ -131,6 +136,17 @@ def drawn(
         return rounded(generator.images(said, seeds))
 
 
+def by_corpus(generator: Generator, found: Sequence[Found], options: SynthesisOptions, n: int) -> list[Found]:
+    """The same classes, where a corpus proposes phrases too: `synthesize --corpus avatars`."""
+    phrases = tuple(c.phrase for c in load_corpus("avatars").leaves())
+    more = replace(options, phrases=phrases)
+    optima = best(generator, [f.objective for f in found], more)
+    return [
+        shown_images(generator, f.name, f.objective, optimum, more, n)
+        for f, optimum in zip(found, optima, strict=True)
+    ]
+
+
 def shown_images(
     generator: Generator,
     name: str,
@@ -150,13 +166,23 @@ def shown_images(
 
 
 def classes(found: Sequence[Found]) -> dict[str, Any]:
-    """Log-odds against the plain prompt's, and the share of pictures put in the class."""
+    """Log-odds against the plain prompt's, and the share of pictures put in the class.
+
+    Beside it what random avatars reach: where `needed` lies beyond their 99th percentile, hardly any avatar
+    there is would do.
+    """
     by_class, scores = {}, {}
+    avatars = world.render(world.sample(40 if len(found) < 3 else 2_000, SEED + 4), found[0].images.shape[-1])
     for f in found:
+        natural = torch.cat([f.objective.score(x) for x in avatars.split(100)])
         margin = float((f.objective.score(f.images) - f.objective.score(f.plain)).mean())
         share, plain = (hit(f.objective, images) for images in (f.images, f.plain))
         passed = margin >= BEATEN or min(share, plain) >= 0.99
-        by_class[f.name] = {"margin": margin, "share": share, "plain_share": plain, "passed": passed}
+        by_class[f.name] = {
+            "margin": margin, "share": share, "plain_share": plain, "passed": passed,
+            "needed": float(f.objective.score(f.plain).mean()) + BEATEN,
+            "99th_percentile": float(natural.quantile(0.99)),
+        }  # fmt: skip
         scores[f.classifier] = min(share, scores.get(f.classifier, 1.0))
     return {
         "class_success": float(np.mean([c["passed"] for c in by_class.values()])),
@@ -235,11 +261,7 @@ def shortcuts(found: Sequence[Found], quick: bool) -> dict[str, Any]:
     """Whether planted shortcuts with a true effect are read in the pictures more often than in plain ones."""
     oracle, by_shortcut = Oracle(), {}
     for f in found:
-        config = json.loads((pocket.classifier_folder(f.classifier) / "config.json").read_text())
-        if f.objective.name != config["target"]:
-            continue
-        planted = [config["shortcut"][0]] if config["shortcut"] else []
-        for concept in [*planted, *(effect for _, effect, _ in config["correlate"])]:
+        for concept in planted(f):
             drawn_avatars = world.sample(40 if quick else 400, SEED + 3)
             effect, _ = world.true_effect(f.objective.score, drawn_avatars, concept)
             counts = [int(there(oracle, concept, images).sum()) for images in (f.images, f.plain)]
@@ -251,6 +273,15 @@ def shortcuts(found: Sequence[Found], quick: bool) -> dict[str, Any]:
             }  # fmt: skip
     real = [s["found"] for s in by_shortcut.values() if s["effect"] > MARGIN]
     return {"shortcut_found": float(np.mean(real)) if real else None, "shortcuts": by_shortcut}
+
+
+def planted(found: Found) -> list[str]:
+    """The shortcuts that a class was taught."""
+    config = json.loads((pocket.classifier_folder(found.classifier) / "config.json").read_text())
+    if found.objective.name != config["target"]:
+        return []
+    first = [config["shortcut"][0]] if config["shortcut"] else []
+    return [*first, *(effect for _, effect, _ in config["correlate"])]
 
 
 def there(oracle: Oracle, concept: str, images: torch.Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@ from scipy.special import expit, logit, softmax
 from diffexplain.classifiers.modules import ModuleClassifier
 from diffexplain.errors import ClassifierError
 from diffexplain.targets import (
+    ClassObjective,
     DifferenceObjective,
     DirectionObjective,
     Target,
@@ -183,13 +184,17 @@ def network(*labels: str, outputs: int | None = None, seed: int = 0) -> ModuleCl
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_loss_of_a_class_is_its_cross_entropy() -> None:
+def test_the_loss_of_a_class_is_its_cross_entropy_with_a_margin() -> None:
     model = network("a", "b", "c")
     logits = model.logits(IMAGES)
     for k, label in enumerate("abc"):
-        wanted = torch.nn.functional.cross_entropy(logits, torch.full((5,), k), reduction="none")
+        held = logits - 4.0 * torch.nn.functional.one_hot(
+            torch.tensor(k), 3
+        )  # what the class must make up for
+        wanted = torch.nn.functional.cross_entropy(held, torch.full((5,), k), reduction="none")
         torch.testing.assert_close(class_objective(model, label).loss(IMAGES), wanted, atol=1e-5, rtol=1e-5)
-    pair = torch.nn.functional.cross_entropy(logits[:, :2], torch.zeros(5).long(), reduction="none")
+    held = logits[:, :2] - torch.tensor([4.0, 0.0])
+    pair = torch.nn.functional.cross_entropy(held, torch.zeros(5).long(), reduction="none")
     objective = choose_objective(model, target="a", versus="b")
     torch.testing.assert_close(objective.loss(IMAGES), pair, atol=1e-5, rtol=1e-5)
     assert objective.name == "a against b"
@@ -203,7 +208,9 @@ def test_one_output_is_a_binary_cross_entropy() -> None:
     z = model.logits(IMAGES)[:, 0]
     for label, wanted in (("yes", torch.ones(5)), ("no", torch.zeros(5))):
         binary = torch.nn.functional.binary_cross_entropy_with_logits(z, wanted, reduction="none")
-        torch.testing.assert_close(class_objective(model, label).loss(IMAGES), binary)
+        plain = ClassObjective(choose_target(model, label), margin=0.0)
+        torch.testing.assert_close(plain.loss(IMAGES), binary)
+        assert (class_objective(model, label).loss(IMAGES) > binary).all()
 
 
 def test_units_and_directions_are_what_their_layer_says() -> None:

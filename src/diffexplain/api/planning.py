@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from typing import Any
 
+from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.editors import editor_shape
 from diffexplain.errors import InputError
 from diffexplain.pilot import Need, needs
@@ -47,12 +48,13 @@ def foresee_synthesis(
     editor: Any = "pocket-turbo",
     editor_options: Mapping[str, Any] | None = None,
     options: SynthesisOptions | Mapping[str, Any] | None = None,
+    corpus: str | Path | Corpus | None = None,
     held_out: int = 32,
     methods: Sequence[str] = (),
 ) -> SynthesisPlan:
     """What `synthesize` with these options would cost at most; loads no model."""
     shape = editor_shape(editor, **(editor_options or {}))
-    chosen = chosen_options(options, shape.text, shape.word)
+    chosen = chosen_options(options, shape.text, shape.word, corpus)
     asked = [units_of(u) for u in units]
     n = len(targets) + sum(u.top or len(u.channels) for u in asked) or 1
     iterations = n * chosen.restarts * chosen.steps
@@ -71,12 +73,19 @@ def foresee_synthesis(
 
 
 def chosen_options(
-    given: SynthesisOptions | Mapping[str, Any] | None, text: str, word: str
+    given: SynthesisOptions | Mapping[str, Any] | None,
+    text: str,
+    word: str,
+    corpus: str | Path | Corpus | None = None,
 ) -> SynthesisOptions:
-    """Those given, over the text and word that a generator states. Raises InputError for an unknown one."""
+    """Those given, over the text and word that a generator states, and the phrases of a corpus.
+
+    Raises InputError for an unknown one.
+    """
+    told = tuple(c.phrase for c in load_corpus(corpus).leaves() if c.phrase) if corpus is not None else ()
     if isinstance(given, SynthesisOptions):
-        return given
-    stated = {"text": text, "word": word, **(given or {})}
+        return replace(given, phrases=given.phrases + told)
+    stated = {"text": text, "word": word, "phrases": told, **(given or {})}
     try:
         return SynthesisOptions(**stated)
     except TypeError as error:

@@ -15,6 +15,7 @@ import torch
 from diffexplain import baselines
 from diffexplain.api.planning import chosen_options
 from diffexplain.classifiers import Classifier, WhiteBox, load_classifier
+from diffexplain.corpus import Corpus
 from diffexplain.driving import Progress
 from diffexplain.editors import editor_shape
 from diffexplain.editors.generator import Generator, load_generator
@@ -116,6 +117,7 @@ def synthesize(
     editor: Any = "pocket-turbo",
     editor_options: Mapping[str, Any] | None = None,
     options: SynthesisOptions | Mapping[str, Any] | None = None,
+    corpus: str | Path | Corpus | None = None,
     plain: str | None = None,
     images: Any = None,
     second: Any = None,
@@ -136,7 +138,8 @@ def synthesize(
     `targets`: labels; `units`: `LAYER:NUMBER` (`LAYER:lowNUMBER`: made low) or `LAYER:topK`, the K that
     carry the first target on `images`; `directions`: name -> (layer, vector); `versus`: the targets against
     this label; `against`: what this classifier does not put in the targets. `editor` names the diffusion
-    model, `options` how prompts are optimised. `plain`: the prompt to beat, with {} for the label.
+    model, `options` how prompts are optimised, `corpus` phrases that they may set out from, beside words.
+    `plain`: the prompt to beat, with {} for the label.
     `images`: real pictures of the domain. `second`: a classifier that was not optimised against.
     `held_out`: pictures a prompt is judged by. `hard`: also a prompt of real words; `language_model`: and
     one that this masked language model finds likely. `methods`: pixels, natural, decoder, attack, to
@@ -149,7 +152,7 @@ def synthesize(
     started = time.monotonic()
     tell = progress or (lambda what, done, total: None)
     shape = editor_shape(editor)
-    chosen = chosen_options(options, shape.text, shape.word)
+    chosen = chosen_options(options, shape.text, shape.word, corpus)
     compared = dict(methods) if isinstance(methods, Mapping) else {m: {} for m in methods}
     _check(held_out, compared, images)
     on = choose_device(device)

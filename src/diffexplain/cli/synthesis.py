@@ -27,6 +27,8 @@ Examples:
 - `diffexplain synthesize pocket:hired --target hired --images portraits/ --compare pixels --compare attack
   --second pocket:awarded`
 
+- `diffexplain synthesize pocket:awarded --target awarded --corpus avatars`
+
 - `diffexplain synthesize mymodule:score --target sick --black-box 4000`
 """
 
@@ -61,6 +63,9 @@ def synthesize(
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="of the optimisation: tokens=8, steps=100, mode=full, …"),
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="whose phrases prompts may set out from: a name or YAML file")
     ] = None,
     plain: Annotated[
         str | None, typer.Option(help="the prompt to beat, {} for the label [default: a picture of a {}]")
@@ -100,7 +105,8 @@ def synthesize(
     with errors():
         common: dict[str, Any] = {
             "units": unit or [], "editor": editor, "editor_options": settings(editor_option or []),
-            "options": settings(option or []), "held_out": held_out, "methods": compare or [],
+            "options": settings(option or []), "corpus": corpus, "held_out": held_out,
+            "methods": compare or [],
         }  # fmt: skip
         if dry_run:
             _show_plan(planning.foresee_synthesis(target or [], **common), as_json)

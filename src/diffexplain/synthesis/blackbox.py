@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from diffexplain.classifiers import checked_logits
 from diffexplain.editors.generator import Generator
@@ -97,7 +96,7 @@ def _losses(objective: ClassObjective, pictures: torch.Tensor) -> torch.Tensor:
         checked_logits(objective.target.classifier, part, rows=len(part))
         for part in torch.split(pictures.flatten(0, 1), ROWS)
     ]
-    return F.softplus(-objective.target.of_logits(torch.cat(parts))).view(pictures.shape[:2])
+    return objective.loss_of(torch.cat(parts)).view(pictures.shape[:2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ Shin et al. 2020; greedy coordinate gradient, Zou et al. 2023), and pictures dec
 (Jamieson & Talwalkar 2016): each proposed word is drawn a few times, once for all targets, those that do best
 for a target more often, and those that lower its loss most are joined greedily. Then one word at a time is
 exchanged, as the gradient at the prompt itself proposes and pictures decide. What a class lacks is a meaning
-too: a word that does harm is proposed with `no` before it.
+too: a word that does harm is proposed with `no` before it. What takes several words ("star sticker") no
+gradient at a word finds: a corpus proposes its phrases whole.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def most_drawn(options: SynthesisOptions, targets: int) -> int:
     """Pictures that the openings of so many targets take at most; one with a gradient counts three times."""
     if not options.candidates:
         return 0
-    words = options.candidates + min(DENIED, options.candidates)
+    words = options.candidates + min(DENIED, options.candidates) + len(options.phrases)
     alone = words * SIFTED[0] + max(HALVED, words // 4) * SIFTED[1] + 2 * HALVED * SEEDS + 3 * options.pool
     longer = (options.tokens - 1) * NEXT * SEEDS
     exchange = (1 + AGAIN) * SEEDS + EXCHANGED * FIRST + 3 * options.pool
@@ -85,6 +86,7 @@ class _Openings:
         self._seeds = self._pool[:SEEDS]
         known, table = generator.vocabulary
         self._table = table.to(neutral)  # (V, D)
+        self._phrases = _places(options.phrases, known, options.tokens)
         self._no = known.index(options.negation) if options.negation in known else None
 
     def found(self) -> list[list[Opening]]:
@@ -117,7 +119,8 @@ class _Openings:
         if self._no is None or self._options.tokens < 2:
             return []
         worst = sorted(alone, key=alone.__getitem__, reverse=True)[: min(HALVED, len(alone) // 2)]
-        return [(self._no, *place) for place in worst if place != (self._no,)]
+        most = self._options.tokens - 1
+        return [(self._no, *place) for place in worst if place != (self._no,) and len(place) <= most]
 
     def _judged(self, proposed: Sequence[Iterable[Place]], seeds: Sequence[int]) -> list[dict[Place, float]]:
         """For each objective the losses of the phrases that are proposed to it."""
@@ -182,14 +185,18 @@ class _Openings:
         return found
 
     def _proposed(self) -> list[list[Place]]:
-        """For each objective the words that its gradient at the neutral prompt points at, or away from."""
+        """For each objective the words that its gradient at the neutral prompt points at, or away from.
+
+        The corpus's phrases besides.
+        """
         found: list[list[Place]] = []
         for gradient in self._gradients(self._neutral, range(len(self._objectives))):
             score = ((self._table[:, None] - self._neutral) * gradient).sum((1, 2))  # (V,) change of the loss
             order = score.nan_to_num(nan=float("inf")).argsort(stable=True).tolist()
             most = min(DENIED, self._options.candidates)
             away = order[self._options.candidates :][-most:] if self._no is not None else []
-            found.append([(word,) for word in [*order[: self._options.candidates], *away]])
+            words = [(word,) for word in [*order[: self._options.candidates], *away]]
+            found.append([*words, *(p for p in self._phrases if p not in words)])
         return found
 
     def _gradients(self, soft: torch.Tensor, objectives: Sequence[int]) -> list[torch.Tensor]:
@@ -237,6 +244,14 @@ class _Openings:
     def _soft(self, place: Place) -> torch.Tensor:
         """The words in turns, on all tokens: neutral ones between would dilute them."""
         return self._table[[place[i % len(place)] for i in range(len(self._neutral))]]
+
+
+def _places(phrases: Sequence[str], known: Sequence[str], tokens: int) -> list[Place]:
+    """Phrases as rows of the vocabulary, once each; without those of other words, or of too many."""
+    rows = {word: i for i, word in reversed(list(enumerate(known)))}
+    split = [phrase.lower().replace(",", " ").split() for phrase in phrases]
+    told = [words for words in split if 0 < len(words) <= tokens and all(w in rows for w in words)]
+    return list(dict.fromkeys(tuple(rows[w] for w in words) for words in told))
 
 
 def _moved(drafts: Sequence[_Draft], tried: Sequence[Mapping[Place, torch.Tensor]]) -> list[_Draft]:

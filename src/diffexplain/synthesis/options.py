@@ -19,6 +19,7 @@ class SynthesisOptions:
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
     candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
+    phrases: tuple[str, ...] = ()  # of a corpus, proposed besides
     exchanges: int = 4  # rounds in which one word of an opening is exchanged for a better one
     negation: str = "no"  # said before words that do harm, where it is a word; "": never
     steps: int = 24  # iterations at most
@@ -38,6 +39,8 @@ class SynthesisOptions:
     spread: float = 0.5  # how far restarts after the first start from the word, in norms
 
     def __post_init__(self) -> None:
+        if isinstance(self.phrases, str):
+            raise InputError(f"phrases {self.phrases!r}: give a list of them, or a corpus that has them")
         whole = {"tokens": 1, "steps": 0, "restarts": 1, "seeds": 1, "pool": 1, "k": 1}
         for name, least in (
             whole | {"cutouts": 0, "patience": 0, "candidates": 0, "exchanges": 0, "rows": 0, "seed": 0}

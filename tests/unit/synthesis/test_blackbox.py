@@ -43,7 +43,7 @@ def losses(generator: Generator, soft: torch.Tensor) -> torch.Tensor:
     asked = noises(OPTIONS)
     said = generator.states(soft.repeat_interleave(len(asked), dim=0), OPTIONS.text)
     scores = bright(Counted()).score(generator.images(said, asked * len(soft)))
-    return torch.nn.functional.softplus(-scores).view(len(soft), -1).mean(1)
+    return torch.nn.functional.softplus(4 - scores).view(len(soft), -1).mean(1)
 
 
 def bright(function: Counted) -> ClassObjective:
@@ -71,7 +71,7 @@ def test_what_is_reported_is_what_the_prompt_scores(generator):
         generator, [bright(Counted())], OPTIONS, BlackBoxOptions(queries=120, dimensions=2)
     )
     images = generator.images(generator.states(found.soft.expand(2, -1, -1), OPTIONS.text), noises(OPTIONS))
-    loss = torch.nn.functional.softplus(-bright(Counted()).score(images)).mean()
+    loss = torch.nn.functional.softplus(4 - bright(Counted()).score(images)).mean()
     assert found.best == pytest.approx(float(loss), rel=0.02)  # pictures of 8 bits were scored
 
 

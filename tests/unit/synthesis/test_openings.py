@@ -46,6 +46,23 @@ def test_no_word_alone_is_better_than_the_first_opening() -> None:
     assert not torch.equal(first.soft, second.soft)
 
 
+def test_phrases_of_a_corpus_are_proposed_beside_words() -> None:
+    known, table = generator().vocabulary
+    words = known[:3]
+    phrase = f"{words[0]} {words[1].upper()}, {words[2]}"
+    asked = replace(ASKED, tokens=3, exchanges=0, negation="")
+    start = torch.cat([neutral()] * 3)[:3]
+    more = replace(asked, phrases=(phrase, phrase, "no-such-word here", " ".join(known[:4]), ""))
+    proposed = module._Openings(generator(), [Channel(0)], more, start, POOL)._proposed()[0]
+    assert proposed.count((0, 1, 2)) == 1
+    assert not [p for p in proposed if len(p) > 1 and p != (0, 1, 2)]
+    assert most_drawn(more, 1) > most_drawn(asked, 1)
+    one = replace(more, candidates=1)
+    ((first, _),) = openings(generator(), [Channel(0)], one, start, POOL)
+    rows = [losses(table[[0, 1, 2]], Channel(0), POOL), first.loss]
+    assert min(rows) == first.loss  # what is proposed is judged
+
+
 def test_an_exchange_of_a_word_only_ever_helps() -> None:
     without = openings(generator(), [Channel(0)], replace(ASKED, exchanges=0), neutral(), POOL)[0]
     table = generator().vocabulary[1]
