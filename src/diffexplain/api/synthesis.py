@@ -337,7 +337,7 @@ def _request(
         names=given.names if given else (),
         seeds=held_out,
         settings={
-            "options": asdict(options),
+            "options": {**asdict(options), "phrases": list(options.phrases)},  # as JSON gives it back
             "editor": generator.settings(),
             "black_box": asdict(black_box) if black_box else None,
             "version": version("diffexplain"),
