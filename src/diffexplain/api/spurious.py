@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,6 +68,8 @@ from diffexplain.synthesis.units import carrying_units, last_pooled
 from diffexplain.targets import Target, UnitObjective, choose_objective, choose_target, units_of
 
 HUB_SEGMENTER = "clipseg:CIDAS/clipseg-rd64-refined"  # where the editor names none that can tell presence
+#: what a unit wants is plainer than a class: its prompts are optimised briefly.
+BRIEF: Mapping[str, Any] = MappingProxyType({"restarts": 1, "exchanges": 1, "steps": 8})
 SEEDS = 20  # names the seeds of pictures that belong to no unit
 FEWEST = 8  # pictures, below which interventions and the way back say nothing
 
@@ -105,13 +108,14 @@ def find_spurious(
     `neutral`: prompts that ask for the object ({} stands for it), and for nothing in particular. `corpus`:
     concepts to name what a unit sees. `explanation`: an `explain` run of the same classifier and target,
     whose concepts may be shortcuts; `irrelevant`: those that should not matter, wherever they are. `hard`:
-    also look for a prompt of real words. `synthesis_options`: of SynthesisOptions, `options`: of
+    also look for a prompt of real words. `synthesis_options`: of SynthesisOptions, over BRIEF; `options`: of
     SpuriousOptions.
 
     Raises InputError: wrong arguments, too few pictures for the confidence asked (it says how many are
     needed), an object that the segmenter does not find in plain-prompt pictures. RunError: the run folder.
     """
     started, tell = time.monotonic(), progress or (lambda what, done, total: None)
+    brief = {**BRIEF, **(synthesis_options or {})}
     chosen, shape, on = (
         SpuriousOptions.of(options),
         editor_shape(editor, **(editor_options or {})),
@@ -149,7 +153,7 @@ def find_spurious(
         names=given.names if given else (),
         settings={
             "options": asdict(chosen),
-            "synthesis": {**(synthesis_options or {}), "hard": hard},
+            "synthesis": {**brief, "hard": hard},
             "editor": generator.settings(),
             "prompts": [thing.prompt, bench.neutral],
             "irrelevant": _listed(irrelevant),
@@ -164,7 +168,7 @@ def find_spurious(
         _keep_removal(album, bench, removal)
         made = synthesize(
             model, units=names, editor=editor, editor_options=editor_options, judge=_spec(judge),
-            options=synthesis_options, corpus=tree, hard=hard, plain=bench.neutral, held_out=chosen.pictures,
+            options=brief, corpus=tree, hard=hard, plain=bench.neutral, held_out=chosen.pictures,
             device=device, out=place / "synthesis", progress=progress,
             resume=(place / "synthesis" / "run.json").exists(),
         )  # fmt: skip
