@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -51,3 +52,13 @@ def test_without_an_edit_it_stays_exact(options: dict[str, Any]):
 
 def test_rows_are_chosen_by_memory():
     assert 1 <= editor(tiny_pipeline(size=32), "cuda", rows=0).rows <= 256
+
+
+def test_a_thread_decodes_while_the_next_edits_are_sampled():
+    model = editor(tiny_pipeline(size=32, heed=1), "cuda")
+    inversion = model.invert(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), [1, 2])
+    alone = [model.edit(inversion, [e]) for e in EDITS]
+    with ThreadPoolExecutor(1) as reader:
+        waiting = [reader.submit(model.begun(inversion, [e])) for e in EDITS]
+    for images, one in zip(alone, waiting, strict=True):
+        assert torch.equal(one.result(), images)
