@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import nan
@@ -15,32 +15,29 @@ import torch
 
 from diffexplain.api.answers import Explanation, SpuriousReport
 from diffexplain.api.auditing import folder
+from diffexplain.api.shortcuts import explained, listed, shortcuts
 from diffexplain.api.synthesis import synthesize
 from diffexplain.classifiers import Classifier, load_classifier, white_box
 from diffexplain.corpus import Corpus, load_corpus
 from diffexplain.driving import Progress
 from diffexplain.editors import EditorShape, editor_shape
 from diffexplain.editors.generator import Generator, load_generator
-from diffexplain.errors import CorpusError, InputError
-from diffexplain.images import Pictures, decode_png, pictures, rounded
+from diffexplain.errors import InputError
+from diffexplain.images import Pictures, pictures, rounded
 from diffexplain.judges import load_judge
-from diffexplain.records import Interval, Result
 from diffexplain.records.spurious import (
     Calibration,
     Causal,
     Look,
-    Shortcut,
     SpuriousRequest,
     SpuriousResult,
     UnitVerdict,
 )
-from diffexplain.report.finished import Finished
 from diffexplain.report.spurious import write_spurious_report
 from diffexplain.rows import choose_device
 from diffexplain.spurious import (
     DRAWN,
     Album,
-    Moved,
     Object,
     Removal,
     Shots,
@@ -51,17 +48,13 @@ from diffexplain.spurious import (
     by_presence,
     calibrate,
     contents,
-    inside,
-    irrelevant_among,
     joined,
     leaning,
     load_finder,
     notes,
     remove,
-    shortcut,
     surpassed,
 )
-from diffexplain.statistics import mean_effect
 from diffexplain.store import MemoryRun, Run
 from diffexplain.synthesis import held_out_seeds
 from diffexplain.synthesis.units import carrying_units, last_pooled
@@ -71,7 +64,7 @@ HUB_SEGMENTER = "clipseg:CIDAS/clipseg-rd64-refined"  # where the editor names n
 #: what a unit wants is plainer than a class: its prompts are optimised briefly.
 BRIEF: Mapping[str, Any] = MappingProxyType({"restarts": 1, "exchanges": 1, "steps": 8})
 SEEDS = 20  # names the seeds of pictures that belong to no unit
-FEWEST = 8  # pictures, below which interventions and the way back say nothing
+FEWEST = 8  # real pictures, below which interventions say nothing
 
 
 def find_spurious(
@@ -123,7 +116,7 @@ def find_spurious(
     )
     model = load_classifier(classifier, device=on)
     aim = choose_target(white_box(model, "looking at its units"), target)
-    told = _explained(explanation, model, aim, irrelevant)
+    told = explained(explanation, model, aim, irrelevant)
     tell("loading models", 0, 1)
     thing = _thing(object or aim.label, plain, shape, segmenter, on)
     generator = load_generator(editor, device=on, **(editor_options or {}))
@@ -156,7 +149,7 @@ def find_spurious(
             "synthesis": {**brief, "hard": hard},
             "editor": generator.settings(),
             "prompts": [thing.prompt, bench.neutral],
-            "irrelevant": _listed(irrelevant),
+            "irrelevant": listed(irrelevant),
             "version": version("diffexplain"),
         },
     )
@@ -181,7 +174,7 @@ def find_spurious(
                 pair = shots.images(name, "optimised"), shots.images(name, "plain")
                 verdict = replace(verdict, contents=contents(judging, tree, *pair))
             verdicts.append(verdict)
-        found = tuple(_shortcuts(told, thing, chosen, tree)) if told else ()
+        found = tuple(shortcuts(told, thing, chosen, tree)) if told else ()
         result = SpuriousResult(
             request=request,
             calibration=calibration,
@@ -202,11 +195,6 @@ def find_spurious(
 
 
 # -- what is asked ------------------------------------------------------------------------------------
-
-
-def _listed(names: str | Sequence[str]) -> list[str]:
-    parts = names.split(",") if isinstance(names, str) else list(names)
-    return [p.strip() for p in parts if p.strip()]
 
 
 def _thing(words: str, plain: str | None, shape: EditorShape, segmenter: Any, on: torch.device) -> Object:
@@ -261,42 +249,6 @@ def _units(
     for name in found:
         choose_objective(model, unit=name)  # an unknown one is said before anything is drawn
     return tuple(found), tuple(found.values())
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """A finished `explain` run, and the concepts that are said not to matter."""
-
-    finished: Finished
-    irrelevant: frozenset[str]
-
-    @property
-    def result(self) -> Result:
-        return self.finished.result
-
-
-def _explained(
-    explanation: Explanation | str | Path | None,
-    model: Classifier,
-    aim: Target,
-    irrelevant: str | Sequence[str],
-) -> _Told | None:
-    """Raises InputError when the run is of another classifier or target, or a name is unknown to it."""
-    names = _listed(irrelevant)
-    if explanation is None:
-        if names:
-            raise InputError("irrelevant names concepts of an explain run: give it too (--run, explanation=)")
-        return None
-    done = explanation.finished if isinstance(explanation, Explanation) else Finished.read(explanation)
-    if isinstance(explanation, Explanation) and explanation.folder is None:
-        raise InputError("the explanation was kept in memory, without its pictures; give `explain` an out=")
-    asked = done.result.request
-    if (asked.classifier, asked.target) != (model.name, aim.label):
-        raise InputError(
-            f"the run explains {asked.target!r} of {asked.classifier}, not {aim.label!r} of {model.name}; "
-            "give a run of the same classifier and target"
-        )
-    return _Told(done, irrelevant_among((c.concept for c in done.result.concepts), names))
 
 
 def _opened(out: str | Path | None, request: SpuriousRequest, resume: bool) -> Run | MemoryRun:
@@ -416,60 +368,3 @@ def _judged(
         contents=(),
         examples=tuple(rows[:DRAWN]),
     )
-
-
-def _shortcuts(
-    told: _Told, thing: Object, options: SpuriousOptions, tree: Corpus | None
-) -> Iterator[Shortcut]:
-    """The explain run's concepts that move the class although they should not, the strongest first."""
-    locates, corpus = getattr(thing.segmenter, "locates", True), _corpus_of(told.result, tree)
-    for c in told.result.concepts:
-        back = _back(told, corpus, c.concept, c.direction) if corpus else nan
-        moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images, back)
-        if c.status != "measured" or not moved.matters(options.margin):
-            continue
-        where = _inside(told, thing, moved) if locates else None
-        if found := shortcut(moved, where, c.concept in told.irrelevant, options.margin):
-            yield found
-
-
-def _corpus_of(result: Result, tree: Corpus | None) -> Corpus | None:
-    """The run's own corpus, where it is the one given or a bundled one."""
-    request = result.request
-    if tree is not None and tree.hash == request.corpus_hash:
-        return tree
-    try:
-        bundled = load_corpus(request.corpus)
-    except CorpusError:
-        return None
-    return bundled if bundled.hash == request.corpus_hash else None
-
-
-def _back(told: _Told, corpus: Corpus, concept: str, direction: str) -> float:
-    """A concept's mean effect from pictures that show it already, by what replaces it; nan: unknown."""
-    slot = corpus[concept].slot
-    if direction != "add" or slot is None or not corpus[concept].is_leaf:
-        return nan
-    leaves = corpus.slot_leaves(slot)
-    if leaves[0].absent_prompt:
-        return nan  # it may be absent: what replaces it is another change
-    kind = ("add", "report")
-    added = [r for r in told.finished.effects if r.eligible and (r.direction, r.stage) == kind]
-    without = {r.image for r in added if r.concept == concept}
-    rivals = {leaf.path for leaf in leaves} - {concept}
-    rows = [r for r in added if r.concept in rivals and r.image not in without]
-    found = mean_effect([-r.change for r in rows], [r.image for r in rows])
-    return found.mean if found.clusters >= FEWEST else nan
-
-
-def _inside(told: _Told, thing: Object, moved: Moved) -> Interval | None:
-    """Where the run's edits of a concept changed its pictures."""
-    asked = (moved.concept, moved.direction, "report")
-    rows = [r for r in told.finished.effects if (r.concept, r.direction, r.stage) == asked and r.eligible]
-    if not rows:
-        return None  # an inner node's effect is its leaves'
-    before, after = (
-        torch.stack([decode_png(told.finished.picture(n)) for n in names])
-        for names in ([r.reconstruction for r in rows], [r.edited for r in rows])
-    )
-    return inside(thing, [r.image for r in rows], before, after)
