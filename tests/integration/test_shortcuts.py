@@ -19,7 +19,7 @@ from diffexplain.targets import choose_target
 from diffexplain.worlds import avatars as world
 
 BLUE = "background/colour/blue"
-HOLDERS = 9
+HOLDERS = 8
 
 
 def colours() -> Corpus:
@@ -28,8 +28,8 @@ def colours() -> Corpus:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What colours of the background do to "hired", which was taught blue; that is behind nine of 16."""
-    other = [a for a in world.sample(80, 560_000) if not world.present(a, BLUE)][:16]
+    """What colours of the background do to "hired", which was taught blue; that is behind eight of twelve."""
+    other = [a for a in world.sample(80, 560_000) if not world.present(a, BLUE)][:12]
     people = [world.do(a, BLUE) if i < HOLDERS else a for i, a in enumerate(other)]
     folder = tmp_path_factory.mktemp("colours") / "run"
     dx.explain(
