@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffexplain.corpus import Concept, Corpus
-from diffexplain.counterfactuals import Counterfactuals, gap, way_back
+from diffexplain.counterfactuals import ENOUGH, Counterfactuals, gap, way_back
 from diffexplain.effects import PRESENT, presence
 from diffexplain.errors import InputError
 from diffexplain.images import rounded
@@ -27,7 +27,6 @@ from diffexplain.statistics import benjamini_hochberg, benjamini_yekutieli
 from diffexplain.targets import Target
 
 FEWEST = 50  # pictures a class below which an audit of counts says that it is weak
-FEW = 8  # pictures below which the way back says nothing
 ABSENT = "none"
 
 Readings = NDArray[np.int64]
@@ -212,7 +211,7 @@ def fairness_gaps(
                 flip_high=found.flip_high,
                 success_rate=found.happened,
                 back=gap(target, back, twin).change.mean
-                if back and len(set(back.images)) >= FEW
+                if back and len(set(back.images)) >= ENOUGH
                 else math.nan,
             )
         )

@@ -17,6 +17,8 @@ from diffexplain.records import Effect
 from diffexplain.statistics import Estimate, exact_interval, mean_effect
 from diffexplain.targets import Target
 
+ENOUGH = 8  # pictures from which the way back tells something
+
 
 @dataclass(frozen=True, slots=True)
 class Counterfactuals:

@@ -12,6 +12,7 @@ import torch
 from diffexplain.api.answers import Explanation
 from diffexplain.classifiers import Classifier
 from diffexplain.corpus import Corpus, load_corpus
+from diffexplain.counterfactuals import ENOUGH
 from diffexplain.errors import CorpusError, InputError
 from diffexplain.images import decode_png
 from diffexplain.records import Interval, Result
@@ -20,8 +21,6 @@ from diffexplain.report.finished import Finished
 from diffexplain.spurious import Moved, Object, SpuriousOptions, inside, irrelevant_among, shortcut
 from diffexplain.statistics import mean_effect
 from diffexplain.targets import Target
-
-FEWEST = 8  # pictures, below which the way back says nothing
 
 
 def listed(names: str | Sequence[str]) -> list[str]:
@@ -106,7 +105,7 @@ def _back(told: Told, corpus: Corpus, concept: str, direction: str) -> float:
     rivals = {leaf.path for leaf in leaves} - {concept}
     rows = [r for r in added if r.concept in rivals and r.image not in without]
     found = mean_effect([-r.change for r in rows], [r.image for r in rows])
-    return found.mean if found.clusters >= FEWEST else nan
+    return found.mean if found.clusters >= ENOUGH else nan
 
 
 def _inside(told: Told, thing: Object, moved: Moved) -> Interval | None:
