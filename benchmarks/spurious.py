@@ -39,6 +39,7 @@ from diffexplain.judges import load_segmenter
 from diffexplain.records import Interval
 from diffexplain.records.spurious import UnitVerdict
 from diffexplain.spurious import Moved, Object, inside, shortcut
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.units import last_pooled
 from diffexplain.targets import UnitObjective, choose_objective
 from diffexplain.worlds import avatars as world
@@ -78,13 +79,13 @@ class Row(NamedTuple):
 def units_figures(quick: bool) -> Mapping[str, Any]:
     """Core or spurious: the product's verdicts on the units of the members, and three simple rules'."""
     members = [m for pair in audit.biased(held_out=not quick) for m in pair]
-    size = QUICK if quick else FULL
+    size, gallery = QUICK if quick else FULL, Gallery()
     return unit_figures([r for m in bar(members[: 2 if quick else None], description="units")
-                         for r in unit_rows(m, size)])  # fmt: skip
+                         for r in unit_rows(m, size, gallery)])  # fmt: skip
 
 
-def unit_rows(member: Member, size: Size) -> list[Row]:
-    """The units of one member."""
+def unit_rows(member: Member, size: Size, gallery: Gallery) -> list[Row]:
+    """The units of one member; words' pictures are drawn once for all members."""
     cause, name = member.stated["cause"], f"pocket:zoo/{member.name}"
     classifier = load_classifier(name)
     layer = last_pooled(classifier)
@@ -96,7 +97,7 @@ def unit_rows(member: Member, size: Size) -> list[Row]:
         found = dx.find_spurious(
             name, member.stated["target"], object=words, top=size.units, images=images, layer=layer,
             hard=False, synthesis_options=size.synthesis, options={"pictures": size.pictures},
-            out=Path(folder) / "run",
+            gallery=gallery, out=Path(folder) / "run",
         )  # fmt: skip
     simple = Simple(load_generator("pocket-turbo"), thing(words), found.result.calibration.area, size)
     without = world.render([a for a in drawn if not world.present(a, cause)][: size.pictures // 2], 64)

@@ -36,6 +36,7 @@ from diffexplain.editors.latents import Said
 from diffexplain.images import rounded
 from diffexplain.rows import choose_device
 from diffexplain.synthesis import Optimum, SynthesisOptions, held_out_seeds, optimise
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.words import hard_prompt, nearest_words
 from diffexplain.targets import ClassObjective, Objective, UnitObjective, class_objective
 from diffexplain.worlds import avatars as world
@@ -91,7 +92,8 @@ def measure(quick: bool) -> Mapping[str, Any]:
         for label in load_classifier(f"pocket:{name}").labels
     }
     started = time.monotonic()
-    optima = best(generator, list(objectives.values()), options)
+    gallery = Gallery()
+    optima = best(generator, list(objectives.values()), options, gallery)
     seconds = (time.monotonic() - started) / len(objectives)
     found = [
         shown_images(generator, name, objective, optimum, options, shown)
@@ -104,7 +106,7 @@ def measure(quick: bool) -> Mapping[str, Any]:
     figures |= said(words(generator, found, options, quick))
     figures |= said(speed(generator, options, quick))
     figures |= said({"peak_gb": {mode: peak(mode, 2 if quick else 16) for mode in MODES}})
-    figures |= said(units(generator, options, quick))
+    figures |= said(units(generator, options, gallery, quick))
     return figures | {
         "options": {"text": options.text, "word": options.word, "plain": "a picture of a {class}"},
         "corpus": "avatars",
@@ -117,9 +119,14 @@ def said(figures: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def best(generator: Generator, objectives: Sequence[Objective], options: SynthesisOptions) -> list[Optimum]:
+def best(
+    generator: Generator,
+    objectives: Sequence[Objective],
+    options: SynthesisOptions,
+    gallery: Gallery | None = None,
+) -> list[Optimum]:
     """The restart of least loss on the optimisation's own seeds, of each objective."""
-    found = optimise(generator, objectives, options)
+    found = optimise(generator, objectives, options, gallery=gallery)
     each = options.restarts
     return [
         min(found[i * each : (i + 1) * each], key=lambda optimum: optimum.best)
@@ -194,7 +201,7 @@ def hit(objective: ClassObjective, images: torch.Tensor) -> float:
 # -- units --------------------------------------------------------------------------------------------
 
 
-def units(generator: Generator, options: SynthesisOptions, quick: bool) -> dict[str, Any]:
+def units(generator: Generator, options: SynthesisOptions, gallery: Gallery, quick: bool) -> dict[str, Any]:
     """How many units are excited more than by 99 of 100 random avatars."""
     random, n, held = (60, 2, 4) if quick else (2000, 32, 32)
     name, layer = UNITS_OF
@@ -205,7 +212,7 @@ def units(generator: Generator, options: SynthesisOptions, quick: bool) -> dict[
     bars = torch.quantile(active, 0.99, dim=0)
     alive = [int(c) for c in (active.std(0) > 1e-3).nonzero()[:n, 0]]
     objectives = [UnitObjective(classifier, layer, c) for c in alive]
-    optima = best(generator, objectives, options)
+    optima = best(generator, objectives, options, gallery)
     seeds = held_out_seeds(held, SHOWN + 1)
     medians = [
         float(o.score(drawn(generator, x, options, seeds)).median())

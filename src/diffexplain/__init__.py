@@ -17,6 +17,7 @@ _HOMES = {
     "foresee": "api",
     "Explanation": "api",
     "synthesize": "api",
+    "foresee_spurious": "api",
     "foresee_synthesis": "api",
     "list_units": "api",
     "Synthesis": "api",

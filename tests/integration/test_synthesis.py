@@ -146,12 +146,14 @@ def test_units_are_listed_with_the_pictures_that_excite_them(images: Path) -> No
 
 def test_the_plan_counts_without_a_model() -> None:
     options = {"steps": 10, "restarts": 1, "seeds": 2}
-    plan = foresee_synthesis(["a", "b"], units=["x:top3"], options=options | {"candidates": 0})
+    plan = foresee_synthesis(["a", "b"], units=["x:top3"], options=options | {"candidates": 0}, hard=False)
     assert plan.targets == 5
     assert plan.iterations == 50
     assert plan.evaluations == 4 * (3 * 50 * 2 + 5 * 32 * 4)
-    openings = foresee_synthesis(["a"] * 5, options=options).evaluations - plan.evaluations
+    openings = foresee_synthesis(["a"] * 5, options=options, hard=False).evaluations - plan.evaluations
     assert openings == 4 * most_drawn(SynthesisOptions(**options), 5)
+    worded = foresee_synthesis(["a"] * 5, options=options).evaluations - openings - plan.evaluations
+    assert worded == 4 * 5 * (3 * 10 * 2 + 8 * 16)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from diffexplain.api.mining import foresee_mining, mine_corpus
 from diffexplain.api.mitigation import mitigate
 from diffexplain.api.planning import foresee_synthesis, needed
 from diffexplain.api.reporting import add_gradcam, add_regions, rewrite_report
-from diffexplain.api.spurious import find_spurious
+from diffexplain.api.spurious import find_spurious, foresee_spurious
 from diffexplain.api.studying import analyse_study, build_study, people_needed
 from diffexplain.api.synthesis import Synthesis, list_units, synthesize
 
@@ -32,6 +32,7 @@ __all__ = [
     "find_spurious",
     "foresee",
     "foresee_mining",
+    "foresee_spurious",
     "foresee_synthesis",
     "list_units",
     "merge",

@@ -38,6 +38,7 @@ from diffexplain.records.audit import AttributeShares, AuditResult, FairnessGap,
 from diffexplain.rows import choose_device
 from diffexplain.spurious import Shots
 from diffexplain.store import read_picture, read_rows
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.targets import choose_target
 
 
@@ -104,7 +105,7 @@ def audit(
     if maximising is not None or draw:
         if draw:
             how = {"held_out": draw, "editor": generator, "options": synthesis_options, "resume": resume,
-                   "device": device, "progress": progress}  # fmt: skip
+                   "device": device, "gallery": Gallery(), "progress": progress}  # fmt: skip
             given, references = _drawn(model, other, out, how)
         else:
             given = by_label(maximising, editing.size, "maximising", model.labels)

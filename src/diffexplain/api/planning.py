@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.editors import editor_shape
+from diffexplain.editors import EditorShape, editor_shape
 from diffexplain.errors import InputError
 from diffexplain.pilot import Need, needs
 from diffexplain.planning import PICTURE_BYTES, speed
 from diffexplain.store import read_request, read_rows
 from diffexplain.synthesis.openings import most_drawn
 from diffexplain.synthesis.options import SynthesisOptions
+from diffexplain.synthesis.words import FINALISTS
 from diffexplain.targets import units_of
 
 
@@ -50,6 +51,7 @@ def foresee_synthesis(
     options: SynthesisOptions | Mapping[str, Any] | None = None,
     corpus: str | Path | Corpus | None = None,
     held_out: int = 32,
+    hard: bool = True,
     methods: Sequence[str] = (),
 ) -> SynthesisPlan:
     """What `synthesize` with these options would cost at most; loads no model."""
@@ -60,10 +62,18 @@ def foresee_synthesis(
     iterations = n * chosen.restarts * chosen.steps
     pictures = n * held_out * (chosen.restarts + 3 + len(methods))
     drawn = n * held_out * (chosen.restarts + 3)
-    evaluations = shape.steps * (most_drawn(chosen, n) + 3 * iterations * chosen.seeds + drawn)
+    worded = n * (3 * max(1, chosen.steps) * chosen.restarts * chosen.seeds + FINALISTS * chosen.pool)
+    drawn += most_drawn(chosen, n) + 3 * iterations * chosen.seeds + (worded if hard else 0)
+    return synthesis_plan(shape, n, iterations, pictures, shape.steps * drawn)
+
+
+def synthesis_plan(
+    shape: EditorShape, targets: int, iterations: int, pictures: int, evaluations: int
+) -> SynthesisPlan:
+    """The counts, with seconds and bytes."""
     known = shape.operations and shape.size
     return SynthesisPlan(
-        targets=n,
+        targets=targets,
         iterations=iterations,
         pictures=pictures,
         evaluations=evaluations,

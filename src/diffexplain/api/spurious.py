@@ -15,6 +15,7 @@ import torch
 
 from diffexplain.api.answers import Explanation, SpuriousReport
 from diffexplain.api.auditing import folder
+from diffexplain.api.planning import SynthesisPlan, foresee_synthesis, synthesis_plan
 from diffexplain.api.shortcuts import explained, listed, shortcuts
 from diffexplain.api.synthesis import synthesize
 from diffexplain.classifiers import Classifier, load_classifier, white_box
@@ -57,6 +58,7 @@ from diffexplain.spurious import (
 )
 from diffexplain.store import MemoryRun, Run
 from diffexplain.synthesis import held_out_seeds
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.units import carrying_units, last_pooled
 from diffexplain.targets import Target, UnitObjective, choose_objective, choose_target, units_of
 
@@ -88,6 +90,7 @@ def find_spurious(
     hard: bool = True,
     synthesis_options: Mapping[str, Any] | None = None,
     options: SpuriousOptions | Mapping[str, Any] | None = None,
+    gallery: Gallery | str | Path | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -102,7 +105,7 @@ def find_spurious(
     concepts to name what a unit sees. `explanation`: an `explain` run of the same classifier and target,
     whose concepts may be shortcuts; `irrelevant`: those that should not matter, wherever they are. `hard`:
     also look for a prompt of real words. `synthesis_options`: of SynthesisOptions, over BRIEF; `options`: of
-    SpuriousOptions.
+    SpuriousOptions; `gallery`: as `synthesize` has it.
 
     Raises InputError: wrong arguments, too few pictures for the confidence asked (it says how many are
     needed), an object that the segmenter does not find in plain-prompt pictures. RunError: the run folder.
@@ -120,7 +123,7 @@ def find_spurious(
     tell("loading models", 0, 1)
     thing = _thing(object or aim.label, plain, shape, segmenter, on)
     generator = load_generator(editor, device=on, **(editor_options or {}))
-    bench = _Bench(aim, generator, thing, _neutral(neutral, shape), chosen)
+    bench = _Bench(aim, generator, thing, _neutral(neutral, shape), chosen, Gallery.at(gallery))
     given = _given(images, generator.size)
     tell("calibrating", 0, 1)
     seeds = held_out_seeds(chosen.pictures, SEEDS)
@@ -162,7 +165,7 @@ def find_spurious(
         made = synthesize(
             model, units=names, editor=editor, editor_options=editor_options, judge=_spec(judge),
             options=brief, corpus=tree, hard=hard, plain=bench.neutral, held_out=chosen.pictures,
-            device=device, out=place / "synthesis", progress=progress,
+            gallery=bench.gallery, device=device, out=place / "synthesis", progress=progress,
             resume=(place / "synthesis" / "run.json").exists(),
         )  # fmt: skip
         shots = Shots(made.targets, place / "synthesis")
@@ -192,6 +195,34 @@ def find_spurious(
             return SpuriousReport(result, run.path)
         shown = (r.masked for u in verdicts for r in u.examples)
         return SpuriousReport(result, None, {name: run.picture(name) for name in shown})
+
+
+def foresee_spurious(
+    units: str | Sequence[str] = (),
+    *,
+    top: int = 5,
+    images: Any = None,
+    editor: str = "pocket-turbo",
+    editor_options: Mapping[str, Any] | None = None,
+    corpus: str | Path | Corpus | None = None,
+    hard: bool = True,
+    synthesis_options: Mapping[str, Any] | None = None,
+    options: SpuriousOptions | Mapping[str, Any] | None = None,
+) -> SynthesisPlan:
+    """What `find_spurious` with these options would cost at most; loads no model, and counts the pictures."""
+    chosen, shape = SpuriousOptions.of(options), editor_shape(editor, **(editor_options or {}))
+    made = foresee_synthesis(
+        units=([units] if isinstance(units, str) else list(units)) or [f"layer:top{top}"], editor=editor,
+        editor_options=editor_options, options={**BRIEF, **(synthesis_options or {})}, corpus=corpus,
+        held_out=chosen.pictures, hard=hard,
+    )  # fmt: skip
+    given = len(pictures(images, size=shape.size or 512)) if images is not None else chosen.pictures
+    redrawn = given * (2 * chosen.tries + 2)  # without the object and with it alone, each best of some
+    shown = 2 * (2 * chosen.pictures + made.targets * chosen.pictures + 4 * given)  # with their masks
+    drawn = 2 * chosen.pictures + chosen.rounds * redrawn
+    return synthesis_plan(
+        shape, made.targets, made.iterations, made.pictures + shown, made.evaluations + shape.steps * drawn
+    )
 
 
 # -- what is asked ------------------------------------------------------------------------------------
@@ -267,6 +298,7 @@ class _Bench:
     thing: Object
     neutral: str
     options: SpuriousOptions
+    gallery: Gallery
 
     @property
     def prompt(self) -> str:
@@ -275,7 +307,7 @@ class _Bench:
 
     def drawn(self, prompt: str, seeds: Sequence[int]) -> torch.Tensor:
         """Pictures of a prompt, of 8 bits."""
-        return rounded(self.generator.images(self.generator.prompts([prompt] * len(seeds)), seeds))
+        return self.gallery.images(self.generator, [prompt] * len(seeds), seeds)
 
     def scores(self, images: torch.Tensor) -> list[float]:
         """Log-odds of the class."""

@@ -37,6 +37,7 @@ from diffexplain.store import MemoryRun, Run
 from diffexplain.synthesis import telling
 from diffexplain.synthesis.blackbox import BlackBoxOptions, optimise_black_box
 from diffexplain.synthesis.evaluation import Asked, Optimised, measured, pictures_of, samples
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.keeping import caption, nearest, optimised, worded_prompt
 from diffexplain.synthesis.optimisation import Optimum, held_out_seeds, optimise
 from diffexplain.synthesis.options import SynthesisOptions
@@ -128,6 +129,7 @@ def synthesize(
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]] = (),
     black_box: BlackBoxOptions | None = None,
     describe: Any = None,
+    gallery: Gallery | str | Path | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -145,7 +147,8 @@ def synthesize(
     one that this masked language model finds likely. `methods`: pixels, natural, decoder, attack, to
     compare with, or those with options. `black_box`: search without gradients, with a budget. `describe`: a
     vision-language model that says what a target's pictures share (`openai:MODEL@BASE-URL`,
-    `transformers:NAME`), or a function of the pictures (N, 3, H, W).
+    `transformers:NAME`), or a function of the pictures (N, 3, H, W). `gallery`: a file in which the pictures
+    of written prompts stay for later calls, of any classifier, with the same diffusion model.
 
     Raises InputError (wrong argument, with its cure) and RunError (run folder).
     """
@@ -175,6 +178,7 @@ def synthesize(
             for name, (layer, vector) in (directions or {}).items()
         ),
     ]
+    drawn_before = Gallery.at(gallery)
     tell("loading models", 0, 1)
     generator = load_generator(editor, device=on, **(editor_options or {}))
     eyes = clip_eyes(judge or shape.default_judge, device=on)
@@ -188,7 +192,7 @@ def synthesize(
         find = (
             partial(optimise_black_box, black_box=black_box, options=chosen)
             if black_box
-            else partial(optimise, options=chosen)
+            else partial(optimise, options=chosen, gallery=drawn_before)
         )
         optima = optimised(run, asked, chosen, partial(find, generator), tell)
         seeds = held_out_seeds(held_out, chosen.seed)
@@ -198,7 +202,7 @@ def synthesize(
             worded = worded_prompt(run, i, one, generator, chosen, hard and not black_box, language_model)
             found = Optimised(optima[i], nearest(generator, optima[i]), worded)
             if i not in run.batches():
-                made = pictures_of(generator, one, found, chosen, seeds)
+                made = pictures_of(generator, one, found, chosen, seeds, drawn_before)
                 made |= _compared(one, compared, generator, editor, given, seeds, on)
                 rows, drawn = samples(one, made, seeds, i)
                 run.append(i, rows, {name: encode_png(image) for name, image in drawn.items()})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffexplain.cli.console import errors, group, progress, settings, slug, stoppable, terminal
+from diffexplain.cli.synthesis import show_plan
 
 if TYPE_CHECKING:
     from diffexplain.records.spurious import SpuriousResult
@@ -62,15 +63,27 @@ def spurious(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the synthesis: steps=8, restarts=1, …")
     ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="a file that keeps pictures of written prompts for later runs")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder [default: runs/CLASSIFIER-spurious]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cost, load no model")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Tell units that see the class's object from those that see what only comes with it, or abstain."""
     from diffexplain import api
 
     with errors():
+        common: dict[str, Any] = {
+            "top": top, "images": str(images) if images else None, "editor": editor, "corpus": corpus,
+            "hard": hard, "synthesis_options": settings(option or []),
+            "options": {"pictures": held_out, "confidence": confidence, "margin": margin},
+        }  # fmt: skip
+        if dry_run:
+            show_plan(api.foresee_spurious(unit or [], **common), as_json)
+            return
         place = out or Path("runs") / slug(f"{classifier}-spurious")
         with progress(quiet=as_json) as tell, stoppable(place):
             answer = api.find_spurious(
@@ -78,24 +91,19 @@ def spurious(
                 target,
                 object=object_,
                 units=unit or [],
-                top=top,
                 layer=layer,
-                images=str(images) if images else None,
-                editor=editor,
                 segmenter=segmenter,
                 judge=judge,
-                corpus=corpus,
                 explanation=run,
                 irrelevant=irrelevant,
                 plain=plain,
                 neutral=neutral,
-                hard=hard,
-                synthesis_options=settings(option or []),
-                options={"pictures": held_out, "confidence": confidence, "margin": margin},
+                gallery=gallery,
                 out=place,
                 resume=resume,
                 device=device,
                 progress=tell,
+                **common,
             )
         if as_json:
             typer.echo((place / "result.json").read_text(encoding="utf-8"))

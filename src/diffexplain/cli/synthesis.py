@@ -92,6 +92,9 @@ def synthesize(
     black_box: Annotated[
         int | None, typer.Option(metavar="QUERIES", help="search without gradients, with this many queries")
     ] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="a file that keeps pictures of written prompts for later runs")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder [default: runs/CLASSIFIER-synthesis]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
@@ -106,10 +109,10 @@ def synthesize(
         common: dict[str, Any] = {
             "units": unit or [], "editor": editor, "editor_options": settings(editor_option or []),
             "options": settings(option or []), "corpus": corpus, "held_out": held_out,
-            "methods": compare or [],
+            "hard": hard, "methods": compare or [],
         }  # fmt: skip
         if dry_run:
-            _show_plan(planning.foresee_synthesis(target or [], **common), as_json)
+            show_plan(planning.foresee_synthesis(target or [], **common), as_json)
             return
         folder = out or Path("runs") / slug(f"{classifier}-synthesis")
         budget = BlackBoxOptions(queries=black_box) if black_box is not None else None
@@ -123,10 +126,10 @@ def synthesize(
                 images=str(images) if images else None,
                 second=second,
                 judge=judge,
-                hard=hard,
                 language_model=language_model,
                 black_box=budget,
                 describe=describe,
+                gallery=gallery,
                 out=folder,
                 resume=resume,
                 device=device,
@@ -170,7 +173,7 @@ def units(
     terminal().print(table)
 
 
-def _show_plan(plan: SynthesisPlan, as_json: bool) -> None:
+def show_plan(plan: SynthesisPlan, as_json: bool) -> None:
     if as_json:
         from dataclasses import asdict
 

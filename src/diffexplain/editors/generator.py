@@ -11,10 +11,12 @@ every step's conditioning c, while what the UNet is shown of x_i is taken as giv
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Literal
 
 import torch
@@ -117,13 +119,27 @@ class Generator:
         return torch.cat(parts, dim=-1)
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights and settings, which say what a prompt and a seed look like."""
+        found = blake2b(
+            json.dumps([self.settings(), self.device.type], sort_keys=True).encode(), digest_size=16
+        )
+        for part in self.model.parts:
+            for name, tensor in part.state_dict().items():
+                found.update(f"{name} {tensor.dtype}".encode())
+                found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    @cached_property
     def vocabulary(self) -> tuple[list[str], torch.Tensor]:
-        """Words of letters that are one token, and their embeddings (V, D) float32 on the CPU."""
+        """Words of letters that are read as one token, and their embeddings (V, D) float32 on the CPU."""
         tokenizer = self.model.vocabularies[0][0]
         known = sorted(tokenizer.get_vocab().items(), key=lambda item: int(item[1]))
         special = set(tokenizer.all_special_ids)
         words = {t.removesuffix("</w>"): i for t, i in known if t.endswith("</w>") and i not in special}
         words = {word: i for word, i in words.items() if word.isascii() and word.isalpha() and word.islower()}
+        read = tokenizer(list(words), add_special_tokens=False)["input_ids"]
+        words = {word: i for (word, i), ids in zip(words.items(), read, strict=True) if ids == [i]}
         rows = [weight[list(words.values())] for _, weight in self.model.vocabularies]
         return list(words), torch.cat(rows, dim=-1).detach().float().cpu()
 

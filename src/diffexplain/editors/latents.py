@@ -79,6 +79,11 @@ class LatentDiffusion:
         self.rows = rows or self._fitting()
 
     @property
+    def parts(self) -> tuple[Any, ...]:
+        """The UNet, the autoencoder and the text encoders."""
+        return (self._unet, self._vae, *(encoder for _, encoder in self._texts))
+
+    @property
     def multiple(self) -> int:
         """Pictures have to have sides that are multiples of this many pixels."""
         return int(self.factor * 2 ** (len(self._unet.config.block_out_channels) - 1))

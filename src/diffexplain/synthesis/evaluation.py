@@ -16,6 +16,7 @@ from diffexplain.images import picture_hash, rounded
 from diffexplain.metrics import ClipEyes, agreement, diversity, kernel_distance
 from diffexplain.records import Comparison, Origin, Restart, Sample, TargetResult, Word
 from diffexplain.statistics import mean_effect, paired_difference
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.optimisation import Optimum
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import ClassObjective, Objective, Target
@@ -51,7 +52,12 @@ class Optimised:
 
 
 def pictures_of(
-    generator: Generator, asked: Asked, found: Optimised, options: SynthesisOptions, seeds: Sequence[int]
+    generator: Generator,
+    asked: Asked,
+    found: Optimised,
+    options: SynthesisOptions,
+    seeds: Sequence[int],
+    gallery: Gallery,
 ) -> dict[tuple[Origin, int], torch.Tensor]:
     """(origin, restart) -> pictures (seeds, 3, H, W) rounded to 8 bits; all prompts share their seeds."""
     n = len(seeds)
@@ -64,10 +70,10 @@ def pictures_of(
             latent = best.latent[None].expand(n, -1, -1, -1)
             with torch.no_grad():
                 made["optimised", r] = generator.draw(said, seeds, mode="detached", latent=latent).cpu()
-    made["plain", -1] = generator.images(generator.prompts([asked.plain] * n), seeds)
-    made["random", -1] = generator.images(generator.prompts(random_prompts(generator, options, n)), seeds)
+    made["plain", -1] = gallery.images(generator, [asked.plain] * n, seeds)
+    made["random", -1] = gallery.images(generator, random_prompts(generator, options, n), seeds)
     if found.hard_prompt:
-        made["hard", -1] = generator.images(generator.prompts([found.hard_prompt] * n), seeds)
+        made["hard", -1] = gallery.images(generator, [found.hard_prompt] * n, seeds)
     return {key: rounded(images) for key, images in made.items()}
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from diffexplain.editors.generator import Generator
+from diffexplain.synthesis.gallery import AT_ONCE, Gallery
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
 
@@ -26,7 +27,7 @@ FIRST, SEEDS = 4, 12  # noises that an exchange is sifted by, and that a prompt 
 DENIED = 48  # words that the gradient points most away from, of which the worst are denied
 NEXT = 4  # phrases tried at each further step
 EXCHANGED, AGAIN = 20, 4  # exchanges of one word that are tried in a round, and judged again
-ROWS, PICTURES = 16, 96  # pictures with a gradient at a time, and without
+ROWS = 16  # pictures with a gradient at a time
 Place = tuple[int, ...]  # a word, a phrase or a prompt by rows of the vocabulary, no longer than its tokens
 
 
@@ -44,12 +45,14 @@ def openings(
     options: SynthesisOptions,
     neutral: torch.Tensor,
     pool: Sequence[int],
+    gallery: Gallery,
 ) -> list[list[Opening]]:
     """For each objective one opening a restart; restart r begins with the r-th best word.
 
-    `neutral` (N, D) is the prompt that all set out from, `pool` the noises of the optimisation.
+    `neutral` (N, D) is the prompt that all set out from, `pool` the noises of the optimisation, `gallery`
+    where the pictures of words are kept.
     """
-    return _Openings(generator, objectives, options, neutral, pool).found()
+    return _Openings(generator, objectives, options, neutral, pool, gallery).found()
 
 
 def most_drawn(options: SynthesisOptions, targets: int) -> int:
@@ -80,11 +83,13 @@ class _Openings:
         options: SynthesisOptions,
         neutral: torch.Tensor,
         pool: Sequence[int],
+        gallery: Gallery,
     ) -> None:
         self._generator, self._objectives, self._options = generator, objectives, options
-        self._neutral, self._pool = neutral.detach(), list(pool)
+        self._neutral, self._pool, self._gallery = neutral.detach(), list(pool), gallery
         self._seeds = self._pool[:SEEDS]
         known, table = generator.vocabulary
+        self._known = known
         self._table = table.to(neutral)  # (V, D)
         self._phrases = _places(options.phrases, known, options.tokens)
         self._no = known.index(options.negation) if options.negation in known else None
@@ -159,7 +164,7 @@ class _Openings:
     def _exchanges(self, draft: _Draft) -> list[Place]:
         """The prompts of one other word that the gradient at a prompt points at most."""
         n, soft = len(self._neutral), self._soft(draft.place)
-        words = [draft.place[i % len(draft.place)] for i in range(n)]
+        words = self._everywhere(draft.place)
         gradient = self._gradients(soft, [draft.objective])[0]  # (N, D)
         gain = gradient @ self._table.T - (gradient * soft).sum(1, keepdim=True)  # (N, V) change of the loss
         gain = gain.nan_to_num(nan=float("inf"))
@@ -232,18 +237,23 @@ class _Openings:
 
         Each has seeds of its own, all of them as many.
         """
-        step = max(1, PICTURES // len(seeds[0])) if places else 1
-        with torch.no_grad():
-            for start in range(0, len(places), step):
-                rows = list(range(start, min(start + step, len(places))))
-                soft = torch.stack([self._soft(places[r]) for r in rows])
-                said = self._generator.states(soft, self._options.text)
-                own = [i for i, r in enumerate(rows) for _ in seeds[r]]
-                yield rows, self._generator.images(said.of(own), [s for r in rows for s in seeds[r]])
+        step = max(1, AT_ONCE // len(seeds[0])) if places else 1
+        for start in range(0, len(places), step):
+            rows = list(range(start, min(start + step, len(places))))
+            texts = [self._text(places[r]) for r in rows for _ in seeds[r]]
+            yield rows, self._gallery.images(self._generator, texts, [s for r in rows for s in seeds[r]])
+
+    def _everywhere(self, place: Place) -> list[int]:
+        """The words in turns, on all tokens: neutral ones between would dilute them."""
+        return [place[i % len(place)] for i in range(len(self._neutral))]
 
     def _soft(self, place: Place) -> torch.Tensor:
-        """The words in turns, on all tokens: neutral ones between would dilute them."""
-        return self._table[[place[i % len(place)] for i in range(len(self._neutral))]]
+        """A prompt's embeddings (N, D)."""
+        return self._table[self._everywhere(place)]
+
+    def _text(self, place: Place) -> str:
+        """The same as one types it, after the fixed text."""
+        return " ".join([self._options.text, *(self._known[w] for w in self._everywhere(place))]).strip()
 
 
 def _places(phrases: Sequence[str], known: Sequence[str], tokens: int) -> list[Place]:

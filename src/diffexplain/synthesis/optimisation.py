@@ -17,6 +17,7 @@ import torch
 from diffexplain.editors.generator import Generator
 from diffexplain.errors import InputError
 from diffexplain.rows import FewerRows
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.synthesis.prompts import Adam, Norms, Prompt, started, views
 from diffexplain.targets import Objective
@@ -54,9 +55,12 @@ def optimise(
     objectives: Sequence[Objective],
     options: SynthesisOptions,
     *,
+    gallery: Gallery | None = None,
     tell: Callable[[Step], None] | None = None,
 ) -> list[Optimum]:
     """Optimise all objectives' prompts in one batch; one Optimum an objective and restart, in that order.
+
+    `gallery` keeps the pictures of words that prompts set out from; without one, for this call alone.
 
     Each step draws every prompt with the next `seeds` of the pool. Kept is the prompt of the least loss,
     without crops and noise, over the last steps that together drew the whole pool. A prompt that stays
@@ -65,7 +69,7 @@ def optimise(
 
     Raises InputError when a loss is no number several steps in a row, or the options do not fit.
     """
-    return _Optimisation(generator, objectives, options).run(tell)
+    return _Optimisation(generator, objectives, options, gallery or Gallery()).run(tell)
 
 
 def held_out_seeds(n: int, seed: int) -> list[int]:
@@ -89,7 +93,11 @@ class _Optimisation:
     """One run's prompts, and how many rows fit."""
 
     def __init__(
-        self, generator: Generator, objectives: Sequence[Objective], options: SynthesisOptions
+        self,
+        generator: Generator,
+        objectives: Sequence[Objective],
+        options: SynthesisOptions,
+        gallery: Gallery,
     ) -> None:
         if options.learn_latent and options.mode == "last-k" and options.k < generator.steps:
             raise InputError(
@@ -99,7 +107,7 @@ class _Optimisation:
         self._generator, self._objectives, self._options = generator, objectives, options
         self._norms = Norms.of(generator)
         self._pool = optimisation_seeds(options.pool, options.seed)
-        self._prompts = started(generator, objectives, options, self._norms, self._pool)
+        self._prompts = started(generator, objectives, options, self._norms, self._pool, gallery)
         self._rows = options.rows or (ON_GPU if generator.device.type == "cuda" else ON_CPU)
         self._adam = Adam(options.rate * self._norms.mean)
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from diffexplain.editors.generator import Generator
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.openings import Opening, openings
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
@@ -124,6 +125,7 @@ def started(
     options: SynthesisOptions,
     norms: Norms,
     pool: Sequence[int],
+    gallery: Gallery,
 ) -> list[Prompt]:
     """All prompts where they set out from: at the words that pay, or at the neutral one.
 
@@ -134,7 +136,7 @@ def started(
     neutral = (norms.mean * F.normalize(word, dim=-1)).to(generator.device)
     made = []
     if options.candidates:
-        opened = openings(generator, objectives, options, neutral, pool)
+        opened = openings(generator, objectives, options, neutral, pool, gallery)
     else:
         opened = [[Opening(_off(neutral, options, r), float("inf")) for r in range(options.restarts)]
                   for _ in objectives]  # fmt: skip

@@ -1,5 +1,6 @@
 """Words to set out from, on a tiny real pipeline: real ones, of least loss, and each target's own."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from diffexplain.images import rounded
 from diffexplain.synthesis import openings as module
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.openings import Opening, most_drawn, openings
 from diffexplain.synthesis.optimisation import optimisation_seeds, optimise
-from tests.unit.synthesis.test_optimisation import OPTIONS, Channel, generator, losses
+from tests.unit.synthesis.test_optimisation import OPTIONS, Channel, generator
 
 ASKED = replace(OPTIONS, candidates=10, pool=4, steps=0)
 POOL = optimisation_seeds(ASKED.pool, ASKED.seed)
@@ -21,9 +24,16 @@ def neutral() -> torch.Tensor:
     return F.normalize(word, dim=-1) * generator().vocabulary[1].norm(dim=1).mean()
 
 
+def losses(soft: torch.Tensor, objective: Channel, seeds: Sequence[int]) -> float:
+    """On pictures of 8 bits, as those of words are kept."""
+    model = generator()
+    images = model.images(model.states(soft[None], ASKED.text).of([0] * len(seeds)), seeds)
+    return float(objective.loss(rounded(images)).mean())
+
+
 @lru_cache
 def found(*colours: int) -> list[list[Opening]]:
-    return openings(generator(), [Channel(c) for c in colours], ASKED, neutral(), POOL)
+    return openings(generator(), [Channel(c) for c in colours], ASKED, neutral(), POOL, Gallery())
 
 
 def test_openings_are_real_words_and_their_loss_is_what_is_said() -> None:
@@ -38,7 +48,7 @@ def test_openings_are_real_words_and_their_loss_is_what_is_said() -> None:
 def test_no_word_alone_is_better_than_the_first_opening() -> None:
     table = generator().vocabulary[1]
     everything = replace(ASKED, candidates=len(table), exchanges=0)
-    ((first, second),) = openings(generator(), [Channel(0)], everything, neutral(), POOL)
+    ((first, second),) = openings(generator(), [Channel(0)], everything, neutral(), POOL, Gallery())
     alone = [losses(word.expand(ASKED.tokens, -1), Channel(0), POOL) for word in table]
     best = sorted(alone)
     assert first.loss <= best[module.HALVED - 1]
@@ -53,23 +63,23 @@ def test_phrases_of_a_corpus_are_proposed_beside_words() -> None:
     asked = replace(ASKED, tokens=3, exchanges=0, negation="")
     start = torch.cat([neutral()] * 3)[:3]
     more = replace(asked, phrases=(phrase, phrase, "no-such-word here", " ".join(known[:4]), ""))
-    proposed = module._Openings(generator(), [Channel(0)], more, start, POOL)._proposed()[0]
+    proposed = module._Openings(generator(), [Channel(0)], more, start, POOL, Gallery())._proposed()[0]
     assert proposed.count((0, 1, 2)) == 1
     assert not [p for p in proposed if len(p) > 1 and p != (0, 1, 2)]
     assert most_drawn(more, 1) > most_drawn(asked, 1)
     one = replace(more, candidates=1)
-    ((first, _),) = openings(generator(), [Channel(0)], one, start, POOL)
+    ((first, _),) = openings(generator(), [Channel(0)], one, start, POOL, Gallery())
     rows = [losses(table[[0, 1, 2]], Channel(0), POOL), first.loss]
     assert min(rows) == first.loss  # what is proposed is judged
 
 
 def test_an_exchange_of_a_word_only_ever_helps() -> None:
-    without = openings(generator(), [Channel(0)], replace(ASKED, exchanges=0), neutral(), POOL)[0]
+    without = openings(generator(), [Channel(0)], replace(ASKED, exchanges=0), neutral(), POOL, Gallery())[0]
     table = generator().vocabulary[1]
     for before, after in zip(without, found(0)[0], strict=True):
         assert after.loss <= before.loss
         assert after.loss == pytest.approx(losses(after.soft, Channel(0), POOL), abs=1e-5)
-    once = openings(generator(), [Channel(0)], replace(ASKED, exchanges=1), neutral(), POOL)[0]
+    once = openings(generator(), [Channel(0)], replace(ASKED, exchanges=1), neutral(), POOL, Gallery())[0]
     for before, after in zip(without, once, strict=True):
         assert int((before.soft != after.soft).any(1).sum()) <= 1  # one word at a time
     assert any(after.loss < before.loss for before, after in zip(without, once, strict=True))
@@ -90,7 +100,7 @@ def test_no_more_pictures_are_drawn_than_was_said(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(generator()), "images", without)
     monkeypatch.setattr(type(generator()), "draw", with_gradient)
-    openings(generator(), [Channel(0), Channel(1)], ASKED, neutral(), POOL)
+    openings(generator(), [Channel(0), Channel(1)], ASKED, neutral(), POOL, Gallery())
     assert 0 < counted[0] <= most_drawn(ASKED, 2)
     assert most_drawn(replace(ASKED, candidates=0), 2) == 0
 
@@ -114,7 +124,7 @@ def test_a_word_that_does_harm_is_denied() -> None:
     class Two(module._Openings):
         def __init__(self, tokens: int) -> None:
             options = replace(ASKED, tokens=tokens, negation="n")
-            super().__init__(generator(), [Channel(0)], options, neutral()[:tokens], POOL)
+            super().__init__(generator(), [Channel(0)], options, neutral()[:tokens], POOL, Gallery())
 
     no = generator().vocabulary[0].index("n")
     alone = {(w,): float(w) for w in range(20)}

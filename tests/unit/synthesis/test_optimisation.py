@@ -13,6 +13,7 @@ import torch
 from diffexplain.editors.generator import Generator, GeneratorOptions
 from diffexplain.errors import InputError
 from diffexplain.rows import FewerRows
+from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.optimisation import Optimum, Step, held_out_seeds, optimisation_seeds, optimise
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.synthesis.prompts import Norms, Prompt, generator_of, started, views
@@ -102,7 +103,7 @@ def test_every_restart_of_every_objective_gets_better_also_on_held_out_seeds(mod
     assert [(o.objective, o.restart) for o in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     model = generator()
     norms = Norms.of(model)
-    begun = started(model, [Channel(0), Channel(1)], OPTIONS, norms, optimisation_seeds(2, 0))
+    begun = started(model, [Channel(0), Channel(1)], OPTIONS, norms, optimisation_seeds(2, 0), Gallery())
     for optimum, start in zip(found, begun, strict=True):
         objective = Channel((0, 2)[optimum.objective])
         for seeds in (optimisation_seeds(2, 0), held_out_seeds(8, 0)):
