@@ -13,11 +13,8 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +23,12 @@ from rich.console import Console
 from rich.progress import track
 from scipy.stats import fisher_exact
 
-from benchmarks import harness
+from benchmarks import harness, synthesis_cost
 from benchmarks.oracle import Oracle
 from diffexplain import pocket
 from diffexplain.classifiers import load_classifier
 from diffexplain.corpus import load_corpus
-from diffexplain.editors.generator import MODES, Generator, load_generator
-from diffexplain.editors.latents import Said
+from diffexplain.editors.generator import Generator, load_generator
 from diffexplain.images import rounded
 from diffexplain.rows import choose_device
 from diffexplain.synthesis import Optimum, SynthesisOptions, held_out_seeds, optimise
@@ -104,8 +100,8 @@ def measure(quick: bool) -> Mapping[str, Any]:
     figures = said({**classes(found), "seconds_per_class": seconds})
     figures |= said(shortcuts(found, quick))
     figures |= said(words(generator, found, options, quick))
-    figures |= said(speed(generator, options, quick))
-    figures |= said({"peak_gb": {mode: peak(mode, 2 if quick else 16) for mode in MODES}})
+    figures |= said(synthesis_cost.speed(generator, partial(best, generator), options, quick))
+    figures |= said(synthesis_cost.memory(quick))
     figures |= said(units(generator, options, gallery, quick))
     return figures | {
         "options": {"text": options.text, "word": options.word, "plain": "a picture of a {class}"},
@@ -284,123 +280,6 @@ def there(oracle: Oracle, concept: str, images: torch.Tensor) -> np.ndarray:
     """Whether any leaf under a concept is read in each picture (N,)."""
     read = oracle.read(images)
     return np.any([read[slot] == v for slot, v in map(world.LEAVES.get, world.leaves(concept))], axis=0)
-
-
-# -- speed and memory ---------------------------------------------------------------------------------
-
-
-def speed(generator: Generator, options: SynthesisOptions, quick: bool) -> dict[str, Any]:
-    """Time to the same held-out log-odds by the published scheme, over ours; a bound where it never came."""
-    limit, every = (2, 1) if quick else (200, 10)
-    names = ["bearded"] if quick else ["bearded", "hired", "rebel"]
-    objectives = [class_objective(load_classifier(f"pocket:{n}"), None) for n in names]
-    seeds = held_out_seeds(4 if quick else 16, SHOWN + 2)
-    started = time.monotonic()
-    optima = best(generator, objectives, options)
-    ours = (time.monotonic() - started) / len(objectives)
-    levels = [
-        float(o.score(drawn(generator, x, options, seeds)).mean())
-        for o, x in zip(objectives, optima, strict=True)
-    ]
-    theirs = [
-        published(o, level, options, seeds, limit, every)
-        for o, level in bar(list(zip(objectives, levels, strict=True)), description="published scheme")
-    ]
-    return {
-        "ratio_speed": float(np.mean([seconds for seconds, _ in theirs])) / ours,
-        "ratio_speed_is_a_bound": not all(reached for _, reached in theirs),
-        "seconds_ours": ours,
-        "seconds_published": float(np.mean([seconds for seconds, _ in theirs])),
-        "held_out_log_odds": levels,
-    }
-
-
-def published(
-    objective: ClassObjective,
-    level: float,
-    options: SynthesisOptions,
-    seeds: list[int],
-    limit: int,
-    every: int,
-) -> tuple[float, bool]:
-    """Seconds until held-out pictures reach a level, and whether they did within `limit` iterations.
-
-    As DEXTER's code: one picture at a time, both branches at guidance 1, the UNet's input detached, gradients
-    also of weights that stay as they are; AdamW, at a rate ten times less than its 0.1, for embeddings are
-    small. What is read to stop is not counted.
-    """
-    generator = load_generator("pocket-turbo", device=choose_device())
-    model = generator.model
-    weights = [w for part in (model._unet, model._vae, model._texts[0][1]) for w in part.parameters()]
-    for weight in weights:
-        weight.requires_grad_(True)
-    word = generator.embedding(options.word)
-    soft = word[torch.zeros(options.tokens, dtype=torch.long)].clone().to(generator.device).requires_grad_()
-    adam, spent = torch.optim.AdamW([soft], lr=0.01), 0.0
-    empty = generator.prompts([""])
-    for i in range(1, limit + 1):
-        started = time.monotonic()
-        image = both_branches(generator, generator.states(soft[None], options.text), empty, 2 * i)
-        objective.loss(image).sum().backward()
-        adam.step()
-        adam.zero_grad()
-        for weight in weights:
-            weight.grad = None
-        spent += time.monotonic() - started
-        if i % every == 0:
-            with torch.no_grad():
-                said = generator.states(soft[None], options.text).of([0] * len(seeds))
-                if float(objective.score(rounded(generator.images(said, seeds))).mean()) >= level:
-                    return spent, True
-    return spent, False
-
-
-def parts(said: Said) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a conditioning holds."""
-    return said.states, said.pooled, said.tokens
-
-
-def both_branches(generator: Generator, said: Said, empty: Said, seed: int) -> torch.Tensor:
-    """A picture (1, 3, H, W) whose every step asks the conditional and the unconditional branch."""
-    model, path = generator.model, generator.path
-    pair = Said(*(torch.cat(x) for x in zip(parts(empty), parts(said), strict=True)))
-    x = generator.noises([seed])[:, 0]
-    for i, time_ in enumerate(path.times):
-        without, with_ = model.asked(x.detach().expand(2, -1, -1, -1), time_, pair)[:, None]
-        clean = path.clean(x, without + 1.0 * (with_ - without), i)
-        kept = float(path.sigma[i + 1] / path.sigma[i])
-        last = i + 1 == len(path)
-        x = clean if last else kept * x + (float(path.alpha[i + 1]) - kept * float(path.alpha[i])) * clean
-    return model.decoded(x)
-
-
-def peak(mode: str, rows: int) -> float:
-    """Memory in GB that pictures with a gradient take on top of the model, in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as one:
-        return one.submit(_peak, mode, rows).result()
-
-
-def _peak(mode: Any, rows: int) -> float:
-    device = choose_device()
-    model = load_generator("pocket-turbo", device=device)
-    soft = model.embedding("person")[None].expand(rows, -1, -1).clone().requires_grad_()
-    model.images(model.prompts(["a person"]), [0])
-    before = _memory(device, start=True)
-    images = model.draw(model.states(soft, "a person with"), range(rows), mode=mode)
-    torch.autograd.grad(images.sum(), soft)
-    return (_memory(device) - before) / 2**30
-
-
-def _memory(device: torch.device, *, start: bool = False) -> float:
-    """The most bytes held since the start that was marked; those held now, where it is marked."""
-    if device.type == "cuda":
-        if start:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
-    if start:
-        Path("/proc/self/clear_refs").write_text("5")  # what was held while loading does not count
-    status = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * float(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from diffexplain.api.reporting import rewrite_report
-from diffexplain.api.spurious import SpuriousReport, find_spurious
+from diffexplain.api.spurious import SpuriousReport, find_spurious, foresee_spurious
 from diffexplain.cli import app
 from diffexplain.errors import InputError
 from diffexplain.images import encode_png
@@ -96,6 +96,7 @@ def test_it_shows_itself_in_a_notebook(done: SpuriousReport) -> None:
         (["--unit", "head.drop:9999"], "channels 0 to"),
         (["--target", "coat"], "'coat' is not a label"),
         (["--top", "0"], "top 0"),
+        (["--gallery", __file__], "name a new file"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
@@ -104,6 +105,21 @@ def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path) -> N
     assert result.exit_code == 2, result.output
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_cost_is_said_beforehand_and_counts_everything() -> None:
+    asked = {"hard": False, "synthesis_options": SYNTHESIS | {"candidates": 0}, "options": QUICK}
+    one, two = (foresee_spurious(top=n, **asked) for n in (1, 2))
+    assert (one.targets, two.targets) == (1, 2)
+    # four steps each: 8 plain and 8 neutral pictures, 8 redrawn four times (each try of both, base, placebo)
+    assert one.evaluations == 4 * (8 * 4 + 2 * 8 + 8 * 4)
+    assert two.evaluations - one.evaluations == 4 * 8 * 4
+    more = foresee_spurious(top=1, **asked, images=world.render(world.sample(16, 0), 64))
+    assert more.evaluations - one.evaluations == 4 * 8 * 4
+    words = ["spurious", MEMBER, "--top", "1", "--held-out", "8", "--no-hard", "--option", "steps=0"]
+    shown = CliRunner().invoke(app, [*words, "--dry-run", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["targets"] == 1
 
 
 def test_too_few_real_pictures_are_refused() -> None:

@@ -174,6 +174,7 @@ def units(
 
 
 def show_plan(plan: SynthesisPlan, as_json: bool) -> None:
+    """What a run would cost, a line a number."""
     if as_json:
         from dataclasses import asdict
 

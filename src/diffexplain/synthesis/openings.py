@@ -175,6 +175,7 @@ class _Openings:
             found.append((*words[:at], word, *words[at + 1 :]))
         return found
 
+    @torch.no_grad()
     def _tried(
         self, drafts: Sequence[_Draft], proposed: Sequence[Sequence[Place]], seeds: Sequence[Sequence[int]]
     ) -> list[dict[Place, torch.Tensor]]:
@@ -220,6 +221,7 @@ class _Openings:
                     total[i] += gradient
         return total
 
+    @torch.no_grad()
     def _alone(self, phrases: Sequence[Place], seeds: Sequence[int]) -> torch.Tensor:
         """Mean loss of every objective on the pictures of every phrase: (phrases, objectives)."""
         found = torch.empty(len(phrases), len(self._objectives), dtype=torch.float64)
