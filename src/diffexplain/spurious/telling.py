@@ -34,7 +34,15 @@ def notes(
             f"{', '.join(missed)}: not reached, the pictures excite no more than neutral ones, or less than "
             "those of the plain prompt: no verdict; more --option steps or candidates may help"
         )
-    if against := [v.unit for v in verdicts if v.agree is False]:
-        yield f"{', '.join(against)}: the two lines of evidence contradict each other: no verdict"
+    against = [v for v in verdicts if v.agree is False]
+    if beside := [v.unit for v in against if v.verdict == "spurious"]:
+        yield (
+            f"{', '.join(beside)}: the pictures show {words!r}, but interventions find that other things move the "
+            "unit more: look at what else the pictures share"
+        )
+    if without := [v.unit for v in against if v.verdict == "undecided"]:
+        yield (
+            f"{', '.join(without)}: moved by {words!r}, yet excited most by pictures without it: no verdict"
+        )
     if shortcuts is not None and not shortcuts:
         yield "no concept of the run is a shortcut by more than the margin"

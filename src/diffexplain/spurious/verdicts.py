@@ -176,17 +176,21 @@ def joined(
 ) -> tuple[Verdict, bool | None]:
     """One verdict of both lines, and whether they agree (None where one is undecided).
 
-    `leaning`: whether the mere estimate of the line that is undecided lies on the core side. Undecided where
-    the lines contradict each other, one alone decides against the other's estimate, or the unit was not
-    reached.
+    The object in a unit's pictures is needed for core and is no proof of it: they may show it beside what
+    excites the unit more. So what interventions find spurious is spurious; core needs pictures that do not
+    speak against it. `leaning`: whether the mere estimate of the line that is undecided lies on the core side;
+    the other one does not decide alone against it. Undecided where the unit was not reached.
     """
     if not reached:
         return "undecided", None
-    if "undecided" in (presence, causal):
-        alone = causal if presence == "undecided" else presence
-        against = leaning is not None and alone != "undecided" and (alone == "core") != leaning
-        return ("undecided" if against else alone), None
-    return (presence if presence == causal else "undecided"), presence == causal
+    agree = None if "undecided" in (presence, causal) else presence == causal
+    if causal == "spurious":
+        return "spurious", agree
+    if agree is not None:
+        return ("core" if agree else "undecided"), agree
+    alone = causal if presence == "undecided" else presence
+    against = leaning is not None and alone != "undecided" and (alone == "core") != leaning
+    return ("undecided" if against else alone), None
 
 
 def leaning(presence: Interval, calibration: Calibration, causal: Causal | None) -> bool | None:

@@ -125,7 +125,8 @@ def test_an_object_that_changes_no_more_than_a_placebo_is_not_core() -> None:
     ("presence", "causal", "verdict", "agree"),
     [
         ("core", "core", "core", True),
-        ("core", "spurious", "undecided", False),
+        ("core", "spurious", "spurious", False),  # the object may stand beside what excites the unit
+        ("spurious", "core", "undecided", False),
         ("undecided", "spurious", "spurious", None),
         ("core", "undecided", "core", None),
         ("undecided", "undecided", "undecided", None),
@@ -143,6 +144,7 @@ def test_two_lines_make_one_verdict(presence: str, causal: str, verdict: str, ag
         ("undecided", "core", True, "core"),
         ("spurious", "undecided", True, "undecided"),
         ("spurious", "undecided", False, "spurious"),
+        ("undecided", "spurious", True, "spurious"),
         ("spurious", "spurious", True, "spurious"),  # both decide: an estimate has no say
         ("undecided", "undecided", True, "undecided"),
     ],
