@@ -178,8 +178,8 @@ def joined(
 
     The object in a unit's pictures is needed for core and is no proof of it: they may show it beside what
     excites the unit more. So what interventions find spurious is spurious; core needs pictures that do not
-    speak against it. `leaning`: whether the mere estimate of the line that is undecided lies on the core side;
-    the other one does not decide alone against it. Undecided where the unit was not reached.
+    speak against it. `leaning`: whether the mere estimate of the line that is undecided lies on the core
+    side; the other one does not decide alone against it. Undecided where the unit was not reached.
     """
     if not reached:
         return "undecided", None
