@@ -96,8 +96,8 @@ def unit_rows(member: Member, size: Size, gallery: Gallery) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         found = dx.find_spurious(
             name, member.stated["target"], object=words, top=size.units, images=images, layer=layer,
-            hard=False, corpus="avatars", synthesis_options=size.synthesis, options={"pictures": size.pictures},
-            gallery=gallery, out=Path(folder) / "run",
+            hard=False, corpus="avatars", synthesis_options=size.synthesis, gallery=gallery,
+            options={"pictures": size.pictures}, out=Path(folder) / "run",
         )  # fmt: skip
     simple = Simple(load_generator("pocket-turbo"), thing(words), found.result.calibration.area, size)
     without = world.render([a for a in drawn if not world.present(a, cause)][: size.pictures // 2], 64)

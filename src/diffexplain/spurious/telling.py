@@ -37,8 +37,8 @@ def notes(
     against = [v for v in verdicts if v.agree is False]
     if beside := [v.unit for v in against if v.verdict == "spurious"]:
         yield (
-            f"{', '.join(beside)}: the pictures show {words!r}, but interventions find that other things move "
-            "the unit more: look at what else they share"
+            f"{', '.join(beside)}: the pictures show {words!r}, but interventions find that other things "
+            "move the unit more: look at what else they share"
         )
     if without := [v.unit for v in against if v.verdict == "undecided"]:
         yield (
