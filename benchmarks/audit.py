@@ -40,7 +40,7 @@ AUDITED = (
     "facial hair", "facewear", "headwear", "clothing/colour", "skin tone", "background/colour",
     "background/pattern", "sticker",
 )  # fmt: skip
-EDITED = 640  # avatars whose edits are made; of 256 even exact effects err by 0.06 log-odds, which the margin feels
+EDITED = 640  # avatars whose edits are made; of 256 even exact effects err by 0.06 log-odds
 EDITOR = "pocket-turbo"  # four steps an edit; it hardly does worse than `pocket` (`benchmarks.pocket`)
 TRUTH = 1_000  # avatars rendered again for the true effects
 READ = ("skin tone", "background/colour", "headwear", "clothing/colour")
