@@ -63,7 +63,8 @@ def optimise(
     `gallery` keeps the pictures of words that prompts set out from; without one, for this call alone.
 
     Each step draws every prompt with the next `seeds` of the pool. Kept is the prompt of the least loss,
-    without crops and noise, over the last steps that together drew the whole pool. A prompt that stays
+    without crops and noise, over the last steps that together drew the whole pool, or what it set out from
+    where that has a lesser one on all of the pool. A prompt that stays
     without improvement for `patience` steps leaves the batch. Where memory does not hold the rows, they are
     halved and FewerRows is warned of; the result is the same up to rounding.
 
@@ -86,6 +87,7 @@ def _drawn(n: int, seed: int) -> list[int]:
     return [int(s) for s in np.random.default_rng(seed).choice(2**30, n, replace=False)]
 
 
+Leaves = tuple[torch.Tensor, torch.Tensor | None]  # a prompt's embeddings, and its latent if learned
 Row = tuple[int, int]  # a prompt, and which of the pool's seeds
 
 
@@ -121,8 +123,11 @@ class _Optimisation:
             self._step(i, active)
             if tell is not None:
                 tell(Step(i + 1, options.steps, self._last(), len(active)))
-        losses = self._exact()
-        return [_optimum(p, loss) for p, loss in zip(self._prompts, losses, strict=True)]
+        kept, begun = ([getattr(p, which) for p in self._prompts] for which in ("kept", "begun"))
+        return [
+            _optimum(p, *min(one, other, key=lambda found: (math.isnan(found[1]), found[1])))
+            for p, one, other in zip(self._prompts, self._exact(kept), self._exact(begun), strict=True)
+        ]
 
     def _step(self, i: int, active: Sequence[int]) -> None:
         """One Adam step of every active prompt on its next seeds."""
@@ -208,17 +213,17 @@ class _Optimisation:
         each = self._options.restarts
         return tuple(min(last[o * each : (o + 1) * each]) for o in range(len(self._objectives)))
 
-    def _exact(self) -> list[float]:
-        """Each kept prompt's mean loss over the whole pool."""
+    def _exact(self, found: Sequence[Leaves]) -> list[tuple[Leaves, float]]:
+        """A state of each prompt, and its mean loss over the whole pool."""
         options, pool, losses = self._options, self._pool, []
         with torch.no_grad():
-            said = self._generator.states(torch.stack([p.kept[0] for p in self._prompts]), options.text)
-            own = [j for j in range(len(self._prompts)) for _ in pool]
-            latent = _stacked([self._prompts[j].kept[1] for j in own])
-            images = self._generator.images(said.of(own), pool * len(self._prompts), latent=latent)
+            said = self._generator.states(torch.stack([soft for soft, _ in found]), options.text)
+            own = [j for j in range(len(found)) for _ in pool]
+            latent = _stacked([found[j][1] for j in own])
+            images = self._generator.images(said.of(own), pool * len(found), latent=latent)
             for p, some in zip(self._prompts, torch.split(images, len(pool)), strict=True):
                 losses.append(float(self._objectives[p.objective].loss(some).mean()))
-        return losses
+        return list(zip(found, losses, strict=True))
 
 
 def _stacked(latents: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
@@ -227,8 +232,8 @@ def _stacked(latents: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     return torch.stack(learned) if learned else None
 
 
-def _optimum(prompt: Prompt, loss: float) -> Optimum:
-    soft, latent = prompt.kept
+def _optimum(prompt: Prompt, found: Leaves, loss: float) -> Optimum:
+    soft, latent = found
     return Optimum(
         objective=prompt.objective,
         restart=prompt.restart,

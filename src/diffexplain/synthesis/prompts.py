@@ -27,6 +27,7 @@ class Prompt:
     restart: int
     soft: torch.Tensor  # (N, D), a leaf
     latent: torch.Tensor | None  # (C, h, w), a leaf, where it is learned
+    begun: tuple[torch.Tensor, torch.Tensor | None]  # where it set out from
     kept: tuple[torch.Tensor, torch.Tensor | None]
     curve: list[float] = field(default_factory=list)
     best: float = float("inf")
@@ -144,9 +145,9 @@ def started(
         for restart, start in enumerate(each):
             latent = generator.noises([pool[restart % len(pool)]])[0, 0] if options.learn_latent else None
             soft = start.soft.clone()
-            kept = (soft.clone(), _copy(latent))
+            begun = (soft.clone(), _copy(latent))
             leaf = None if latent is None else latent.requires_grad_()
-            made.append(Prompt(objective, restart, soft.requires_grad_(), leaf, kept, best=start.loss))
+            made.append(Prompt(objective, restart, soft.requires_grad_(), leaf, begun, begun))
     return made
 
 

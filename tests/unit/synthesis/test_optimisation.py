@@ -16,7 +16,7 @@ from diffexplain.rows import FewerRows
 from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.optimisation import Optimum, Step, held_out_seeds, optimisation_seeds, optimise
 from diffexplain.synthesis.options import SynthesisOptions
-from diffexplain.synthesis.prompts import Norms, Prompt, generator_of, started, views
+from diffexplain.synthesis.prompts import Adam, Norms, Prompt, generator_of, started, views
 from tests.tiny import tiny_pipeline
 
 OPTIONS = SynthesisOptions(
@@ -239,7 +239,7 @@ def test_held_out_seeds_are_never_those_of_an_optimisation() -> None:
 
 def test_the_least_loss_over_a_whole_pool_is_kept() -> None:
     soft = torch.zeros(1, 1)
-    prompt = Prompt(0, 0, soft, None, (soft.clone(), None))
+    prompt = Prompt(0, 0, soft, None, (soft, None), (soft.clone(), None))
     for i, loss in enumerate([5.0, 1.0, 2.0, 1.0, 9.0, 0.5, 9.0]):
         soft.fill_(i)
         prompt.heard(loss, window=2, patience=3)
@@ -247,6 +247,17 @@ def test_the_least_loss_over_a_whole_pool_is_kept() -> None:
             break
     assert (prompt.best, prompt.kept[0].item()) == (1.5, 2.0)  # of steps 1 and 2; no lower one after
     assert (prompt.stopped, prompt.waited, len(prompt.curve)) == ("patience", 3, 6)
+
+
+def test_what_steps_only_spoil_is_given_back_as_it_set_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = generator(), replace(OPTIONS, pool=4 * OPTIONS.seeds)
+    pool = optimisation_seeds(asked.pool, asked.seed)
+    begun = started(model, [Channel(0)], asked, Norms.of(model), pool, Gallery())
+    down = Adam._direction
+    monkeypatch.setattr(Adam, "_direction", lambda *of: -down(*of))  # uphill
+    for optimum, start in zip(optimise(model, [Channel(0)], asked), begun, strict=True):
+        assert torch.equal(optimum.soft, start.soft.detach())
+        assert optimum.best == pytest.approx(losses(optimum.soft, Channel(0), pool), abs=1e-5)
 
 
 def test_the_first_view_is_the_picture_and_the_others_crops_of_it() -> None:
