@@ -209,7 +209,8 @@ def units(generator: Generator, options: SynthesisOptions, gallery: Gallery, qui
     bars = torch.quantile(active, 0.99, dim=0)
     alive = [int(c) for c in (active.std(0) > 1e-3).nonzero()[:n, 0]]
     objectives = [UnitObjective(classifier, layer, c) for c in alive]
-    optima = best(generator, objectives, replace(options, **BRIEF), gallery)
+    briefly = options if quick else replace(options, **BRIEF)
+    optima = best(generator, objectives, briefly, gallery)
     seeds = held_out_seeds(held, SHOWN + 1)
     medians = [
         float(o.score(drawn(generator, x, options, seeds)).median())
