@@ -1,7 +1,8 @@
 """What optimised prompts cost: time to the same held-out log-odds as the published scheme's, and memory.
 
 A part of `benchmarks.synthesis`. The published scheme draws one picture at a time by both branches, freezes
-nothing and takes 1,000 iterations of four steps.
+nothing and takes 1,000 iterations of four steps; here it is given up after half of them, and the ratio is then
+a lower bound. Ours is optimised briefly, and what that reaches is the level for both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +29,8 @@ from diffexplain.synthesis import Optimum, SynthesisOptions, held_out_seeds
 from diffexplain.targets import ClassObjective, class_objective
 
 SHOWN = 22_345  # names the held-out seeds
-ITERATIONS, EVERY = 1_000, 20  # of the published scheme, and how often its prompt is read
+ITERATIONS, EVERY = 500, 20  # of the published scheme at most, and how often its prompt is read
+BRIEF = {"exchanges": 1, "steps": 8}  # ours
 RATE = 0.01  # of its AdamW: a tenth of DEXTER's, for the pocket model's embeddings are small
 TARGETS = ("bearded", "hired", "rebel")
 GB = 2**30
@@ -48,6 +51,7 @@ def speed(generator: Generator, best: Best, options: SynthesisOptions, quick: bo
     limit, every = (2, 1) if quick else (ITERATIONS, EVERY)
     objectives = [class_objective(load_classifier(f"pocket:{n}"), None) for n in TARGETS[: 1 if quick else 3]]
     seeds = held_out_seeds(4 if quick else 16, SHOWN)
+    options = options if quick else replace(options, **BRIEF)
     started = time.monotonic()
     optima = best(objectives, options)
     ours = (time.monotonic() - started) / len(objectives)
