@@ -1,8 +1,8 @@
 """What optimised prompts cost: time to the same held-out log-odds as the published scheme's, and memory.
 
 A part of `benchmarks.synthesis`. The published scheme draws one picture at a time by both branches, freezes
-nothing and takes 1,000 iterations of four steps; here it is given up after half of them, and the ratio is then
-a lower bound. Ours is optimised briefly, and what that reaches is the level for both.
+nothing and takes 1,000 iterations of four steps; here it is given up after half of them, and the ratio is
+then a lower bound. Ours is optimised briefly, and what that reaches is the level for both.
 """
 
 from __future__ import annotations
