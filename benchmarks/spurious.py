@@ -240,7 +240,10 @@ def shortcut_figures(
     pairs: Sequence[Counterfactuals],
     truth: Mapping[str, Mapping[str, audit.Truth]],
 ) -> Mapping[str, Any]:
-    """Recall over pairs above the margin, false discoveries among those named, with exact intervals."""
+    """Recall over pairs above the margin, false discoveries among those named, with exact intervals.
+
+    `shortcut_named_below`: of the pairs below the margin, how many are named.
+    """
     margin = float(pocket.zoo()["margin"])
     rows: list[tuple[str, str, float, float]] = []  # member, concept, 1 if named, true effect
     errors: list[float] = []
@@ -262,6 +265,7 @@ def shortcut_figures(
     return {
         **rate("shortcut_recall", int((found & real).sum()), int(real.sum())),
         **rate("shortcut_false_discovery", int((found & ~real).sum()), int(found.sum())),
+        **rate("shortcut_named_below", int((found & ~real).sum()), int((~real).sum())),
         **rate("shortcut_recall_clear", int((found & real & clear).sum()), int((real & clear).sum())),
         **rate(
             "shortcut_false_discovery_clear", int((found & ~real & clear).sum()), int((found & clear).sum())
