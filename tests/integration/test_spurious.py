@@ -112,8 +112,9 @@ def test_the_cost_is_said_beforehand_and_counts_everything() -> None:
     one, two = (foresee_spurious(top=n, **asked) for n in (1, 2))
     assert (one.targets, two.targets) == (1, 2)
     # four steps each: 8 plain and 8 neutral pictures, 8 redrawn four times (each try of both, base, placebo)
-    assert one.evaluations == 4 * (8 * 4 + 2 * 8 + 8 * 4)
-    assert two.evaluations - one.evaluations == 4 * 8 * 4
+    # and the unit's prompt and what it set out from, each on a pool of 2
+    assert one.evaluations == 4 * (8 * 4 + 2 * 8 + 8 * 4 + 2 * 2)
+    assert two.evaluations - one.evaluations == 4 * (8 * 4 + 2 * 2)
     more = foresee_spurious(top=1, **asked, images=world.render(world.sample(16, 0), 64))
     assert more.evaluations - one.evaluations == 4 * 8 * 4
     words = ["spurious", MEMBER, "--top", "1", "--held-out", "8", "--no-hard", "--option", "steps=0"]

@@ -149,7 +149,7 @@ def test_the_plan_counts_without_a_model() -> None:
     plan = foresee_synthesis(["a", "b"], units=["x:top3"], options=options | {"candidates": 0}, hard=False)
     assert plan.targets == 5
     assert plan.iterations == 50
-    assert plan.evaluations == 4 * (3 * 50 * 2 + 5 * 32 * 4)
+    assert plan.evaluations == 4 * (3 * 50 * 2 + 5 * 32 * 4 + 5 * 2 * 16)
     openings = foresee_synthesis(["a"] * 5, options=options, hard=False).evaluations - plan.evaluations
     assert openings == 4 * most_drawn(SynthesisOptions(**options), 5)
     worded = foresee_synthesis(["a"] * 5, options=options).evaluations - openings - plan.evaluations
