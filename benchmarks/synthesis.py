@@ -78,7 +78,7 @@ class Found:
 
 def measure(quick: bool) -> Mapping[str, Any]:
     """All figures."""
-    phrases = tuple(c.phrase for c in load_corpus("avatars").leaves())
+    phrases = load_corpus("avatars").phrases
     options = replace(QUICK, phrases=phrases[:4]) if quick else replace(SETTINGS, phrases=phrases)
     shown = 4 if quick else 100
     names = ["bearded"] if quick else [n for n in pocket.classifiers() if n != "null"]

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from diffexplain.corpus import Concept, Corpus
-from diffexplain.counterfactuals import ENOUGH, Counterfactuals, gap, way_back
+from diffexplain.counterfactuals import Counterfactuals, gap
 from diffexplain.effects import PRESENT, presence
 from diffexplain.errors import InputError
 from diffexplain.images import rounded
 from diffexplain.judges import Judge
+from diffexplain.layout import told
 from diffexplain.records.audit import AttributeGap, AttributeShares, FairnessGap, Reading, Reference
 from diffexplain.shares import Counts, confusion, corrected_shares, counted, difference
 from diffexplain.statistics import benjamini_hochberg, benjamini_yekutieli
@@ -189,17 +190,18 @@ def fairness_gaps(
     p is of "there is no gap"; q is corrected for all edits under any dependence, for they share pictures.
     """
     of_leaf = {c.path: a for a in wanted for c in a.leaves}
+    measured = [(p, gap(target, p, twin)) for p in pairs if p.concept in of_leaf and len(p)]
+    added = {p.concept: found.changes for p, found in measured if p.direction == "add"}
+    always = [[c.path for c in a.leaves] for a in wanted if not a.leaves[0].absent_prompt]
+    both_ways = told(added, always)
     rows = []
-    for pair in pairs:
-        if pair.concept not in of_leaf or not len(pair):
-            continue
-        found, attribute = gap(target, pair, twin), of_leaf[pair.concept]
-        e, back = found.change, way_back(pair, _rivals(pair, pairs, attribute))
+    for pair, found in measured:
+        e, both = found.change, both_ways.get(pair.concept) if pair.direction == "add" else None
         rows.append(
             FairnessGap(
                 concept=pair.concept,
                 direction=pair.direction,
-                attribute=attribute.name,
+                attribute=of_leaf[pair.concept].name,
                 images=e.clusters,
                 gap=e.mean,
                 low=e.low,
@@ -210,9 +212,8 @@ def fairness_gaps(
                 flip_low=found.flip_low,
                 flip_high=found.flip_high,
                 success_rate=found.happened,
-                back=gap(target, back, twin).change.mean
-                if back and len(set(back.images)) >= ENOUGH
-                else math.nan,
+                back=both.had if both else math.nan,
+                both=both.both if both else None,
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])
@@ -220,27 +221,26 @@ def fairness_gaps(
     return tuple(sorted(tested, key=lambda r: (-abs(r.gap), r.concept, r.direction)))
 
 
-def _rivals(
-    pair: Counterfactuals, pairs: Sequence[Counterfactuals], attribute: Attribute
-) -> list[Counterfactuals]:
-    """Additions of the attribute's other values; none where it may be absent: they tell of another change."""
-    if pair.direction != "add" or attribute.leaves[0].absent_prompt:
-        return []
-    values = {c.path for c in attribute.leaves} - {pair.concept}
-    return [p for p in pairs if p.concept in values and p.direction == "add"]
-
-
 def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
     """One row an attribute: its largest gap, both ways, and Simes' p (1986) of "no edit does anything"."""
     rows = []
     for name in dict.fromkeys(g.attribute for g in gaps):
         mine = [g for g in gaps if g.attribute == name]
-        best = max(mine, key=lambda g: (abs(g.sure), abs(g.gap), -g.p))
+        best = max(mine, key=lambda g: (abs(g.told), abs(g.gap), -g.p))
         p = np.sort([g.p for g in mine])
         simes = float(min(1.0, (len(p) * p / np.arange(1, len(p) + 1)).min()))
         rows.append(
             AttributeGap(
-                name, best.concept, best.direction, best.gap, best.low, best.high, simes, math.nan, best.back
+                name,
+                best.concept,
+                best.direction,
+                best.gap,
+                best.low,
+                best.high,
+                simes,
+                math.nan,
+                best.back,
+                best.both,
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])

@@ -14,10 +14,8 @@ import torch
 
 from diffexplain.images import decode_png
 from diffexplain.records import Effect
-from diffexplain.statistics import Estimate, exact_interval, mean_effect
+from diffexplain.statistics import Estimate, cluster_means, exact_interval, mean_effect
 from diffexplain.targets import Target
-
-ENOUGH = 8  # pictures from which the way back tells something
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +46,6 @@ class Counterfactuals:
         )
 
 
-def way_back(pairs: Counterfactuals, rivals: Iterable[Counterfactuals]) -> Counterfactuals | None:
-    """The same change from pictures that show the concept already, turned round; None where there are none.
-
-    `rivals`: additions of the other values of an attribute that always has one (skin tone). A picture that
-    one of them was put into and the concept was not shows the concept, so that edit takes the concept out.
-    An editor that overdoes a concept, or spoils something beside it, does so on the way there only.
-    """
-    there = set(pairs.images)
-    parts = [p for r in rivals if len(p := r.only(set(r.images) - there))]
-    if not parts:
-        return None
-    return Counterfactuals(
-        pairs.concept,
-        pairs.direction,
-        tuple(name for p in parts for name in p.images),
-        torch.cat([p.after for p in parts]),
-        torch.cat([p.before for p in parts]),
-        np.concatenate([p.happened for p in parts]),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Gap:
     """What a change did to a score: mean Δ log-odds with its interval, and how often the answer flipped."""
@@ -78,6 +55,7 @@ class Gap:
     flip_low: float
     flip_high: float
     happened: float  # share of the edits
+    changes: Mapping[str, float]  # Δ of each picture
 
 
 def counterfactuals(
@@ -125,4 +103,5 @@ def gap(target: Target, pairs: Counterfactuals, twin: Target | None = None) -> G
         low,
         high,
         float(pairs.happened.mean()) if len(pairs) else float("nan"),
+        dict(zip(sorted(set(pairs.images)), map(float, cluster_means(change, pairs.images)), strict=True)),
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffexplain.classifiers import load_classifier
-from diffexplain.counterfactuals import Counterfactuals, counterfactuals, gap, way_back
+from diffexplain.counterfactuals import Counterfactuals, counterfactuals, gap
 from diffexplain.images import encode_png, hashes
 from diffexplain.targets import Target, choose_target
 from tests.factories import run
@@ -58,19 +58,3 @@ def test_some_pictures_only() -> None:
     assert only.images == ("y",)
     assert hashes(only.after) == hashes(greys(0.4))
     assert not only.happened.any()
-
-
-def added(concept: str, names: tuple[str, ...], before: torch.Tensor, after: torch.Tensor) -> Counterfactuals:
-    return Counterfactuals(concept, "add", names, before, after, np.ones(len(names), dtype=bool))
-
-
-def test_the_way_back_is_rivals_put_into_pictures_that_show_the_concept() -> None:
-    dark = added("skin/dark", ("a", "b"), greys(0.8, 0.7), greys(0.3, 0.3))
-    pale = added("skin/pale", ("b", "c", "d"), greys(0.7, 0.3, 0.4), greys(0.9, 0.9, 0.8))
-    back = way_back(dark, [pale])
-    assert back is not None
-    assert back.images == ("c", "d")  # b got dark skin, so it had none
-    assert gap(brightness(), dark).change.mean == pytest.approx(-4.5)
-    assert gap(brightness(), back).change.mean == pytest.approx(-5.0)
-    assert way_back(dark, []) is None
-    assert way_back(dark, [pale.only(["b"])]) is None

@@ -93,7 +93,7 @@ def chosen_options(
 
     Raises InputError for an unknown one.
     """
-    told = tuple(c.phrase for c in load_corpus(corpus).leaves() if c.phrase) if corpus is not None else ()
+    told = load_corpus(corpus).phrases if corpus is not None else ()
     if isinstance(given, SynthesisOptions):
         return replace(given, phrases=given.phrases + told)
     stated = {"text": text, "word": word, "phrases": told, **(given or {})}

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from diffexplain import layout
 from diffexplain.api.answers import Explanation
 from diffexplain.classifiers import Classifier
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.counterfactuals import ENOUGH
 from diffexplain.errors import CorpusError, InputError
 from diffexplain.images import decode_png
 from diffexplain.records import Interval, Result
 from diffexplain.records.spurious import Shortcut
 from diffexplain.report.finished import Finished
 from diffexplain.spurious import Moved, Object, SpuriousOptions, inside, irrelevant_among, shortcut
-from diffexplain.statistics import mean_effect
 from diffexplain.targets import Target
 
 
@@ -69,14 +68,16 @@ def explained(
 def shortcuts(told: Told, thing: Object, options: SpuriousOptions, tree: Corpus | None) -> Iterator[Shortcut]:
     """The explain run's concepts that move the class although they should not, the strongest first."""
     locates, corpus = getattr(thing.segmenter, "locates", True), _corpus_of(told.result, tree)
+    both = _told_both_ways(told.finished, corpus) if corpus else {}
     for c in told.result.concepts:
-        back = _back(told, corpus, c.concept, c.direction) if corpus else nan
-        moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images, back)
+        moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images)
+        if c.direction == "add" and (found := both.get(c.concept)):
+            moved = moved._replace(back=found.had, both=found.both)
         if c.status != "measured" or not moved.matters(options.margin):
             continue
         where = _inside(told, thing, moved) if locates else None
-        if found := shortcut(moved, where, c.concept in told.irrelevant, options.margin):
-            yield found
+        if named := shortcut(moved, where, c.concept in told.irrelevant, options.margin):
+            yield named
 
 
 def _corpus_of(result: Result, tree: Corpus | None) -> Corpus | None:
@@ -91,21 +92,15 @@ def _corpus_of(result: Result, tree: Corpus | None) -> Corpus | None:
     return bundled if bundled.hash == request.corpus_hash else None
 
 
-def _back(told: Told, corpus: Corpus, concept: str, direction: str) -> float:
-    """A concept's mean effect from pictures that show it already, by what replaces it; nan: unknown."""
-    slot = corpus[concept].slot
-    if direction != "add" or slot is None or not corpus[concept].is_leaf:
-        return nan
-    leaves = corpus.slot_leaves(slot)
-    if leaves[0].absent_prompt:
-        return nan  # it may be absent: what replaces it is another change
-    kind = ("add", "report")
-    added = [r for r in told.finished.effects if r.eligible and (r.direction, r.stage) == kind]
-    without = {r.image for r in added if r.concept == concept}
-    rivals = {leaf.path for leaf in leaves} - {concept}
-    rows = [r for r in added if r.concept in rivals and r.image not in without]
-    found = mean_effect([-r.change for r in rows], [r.image for r in rows])
-    return found.mean if found.clusters >= ENOUGH else nan
+def _told_both_ways(result: Finished, corpus: Corpus) -> Mapping[str, layout.Told]:
+    """The run's additions to slots that are never empty, by what pictures were given and by what they had."""
+    by_image: dict[str, dict[str, list[float]]] = {}
+    for row in result.effects:
+        if row.eligible and (row.direction, row.stage) == ("add", "report"):
+            by_image.setdefault(row.concept, {}).setdefault(row.image, []).append(row.change)
+    changes = {c: {i: float(np.mean(x)) for i, x in images.items()} for c, images in by_image.items()}
+    slots = dict.fromkeys(c.slot for c in corpus.leaves() if c.slot and not c.absent_prompt)
+    return layout.told(changes, [[c.path for c in corpus.slot_leaves(slot)] for slot in slots])
 
 
 def _inside(told: Told, thing: Object, moved: Moved) -> Interval | None:

@@ -89,6 +89,12 @@ class Corpus:
         """The concepts with nothing under them."""
         return tuple(c for c in self.walk() if c.is_leaf)
 
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What a person says of the leaves, then of the slots that are empty; once each."""
+        said = [*(c.phrase for c in self.leaves()), *(c.absent for c in self.leaves())]
+        return tuple(dict.fromkeys(p for p in said if p))
+
     def children(self, path: str) -> tuple[Concept, ...]:
         """The concepts right under a path. Raises CorpusError for an unknown path."""
         return tuple(self[p] for p in self[path].children)

@@ -25,7 +25,6 @@ from diffexplain.records.explanation import (
     Result,
     Stage,
     Status,
-    both_ways,
 )
 from diffexplain.records.spurious import Looked, SpuriousRequest, SpuriousResult
 from diffexplain.records.synthesis import (
@@ -93,5 +92,4 @@ __all__ = [
     "SynthesisResult",
     "TargetResult",
     "Word",
-    "both_ways",
 ]

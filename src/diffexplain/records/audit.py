@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Literal
 
-from diffexplain.records.explanation import both_ways
+from diffexplain.records.explanation import Interval
 
 Reference = Literal["plain", "twin"]
 
@@ -56,12 +56,13 @@ class FairnessGap:
     flip_low: float  # exact interval
     flip_high: float
     success_rate: float  # share of the edits that happened
-    back: float = nan  # the gap from pictures that show the value already, by edits away from it
+    back: float = nan  # the gap as told by pictures that show the value already
+    both: Interval | None = None  # that and the edits' own, weighed; None where the value may be absent
 
     @property
-    def sure(self) -> float:
-        """What of the gap the way back bears out."""
-        return both_ways(self.gap, self.back)
+    def told(self) -> float:
+        """The gap, by all that tells of it."""
+        return self.both.value if self.both else self.gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,12 @@ class AttributeGap:
     high: float
     p: float  # Simes over the attribute's edits
     q: float  # Benjamini–Yekutieli over attributes
-    back: float = nan  # that edit's way back
+    back: float = nan  # that edit's
+    both: Interval | None = None  # that edit's
 
     def matters(self, margin: float) -> bool:
-        """Whether there surely is a gap, and it is larger than the margin as estimated, both ways."""
-        return self.q < 0.05 and abs(both_ways(self.gap, self.back)) > margin
+        """Whether there surely is a gap, and it is larger than the margin, by all that tells of it."""
+        return self.q < 0.05 and abs(self.both.value if self.both else self.gap) > margin
 
 
 @dataclass(frozen=True, slots=True)

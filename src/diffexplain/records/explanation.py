@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from math import isnan, nan
+from math import nan
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
@@ -143,15 +143,6 @@ class Cost:
     inversions: int
     evaluations: int
     seconds: float
-
-
-def both_ways(there: float, back: float) -> float:
-    """How much of a change its way back bears out: the smaller of it and of the mean of both, with its sign.
-
-    0 where that mean points the other way; all of it where the way back is not known (nan).
-    """
-    mean = there if isnan(back) else (there + back) / 2
-    return 0.0 if mean * there <= 0 else min(there, mean, key=abs)
 
 
 @dataclass(frozen=True, slots=True)

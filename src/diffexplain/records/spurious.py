@@ -123,7 +123,8 @@ class Shortcut:
     images: int
     inside: Interval | None  # share of the change that falls on the object; None where it was not looked at
     why: Why
-    back: float = nan  # the effect from pictures that show the concept already, by edits away from it
+    back: float = nan  # the effect as told by pictures that show the concept already
+    both: Interval | None = None  # that and the edits' own, weighed; None where the concept may be absent
 
 
 @dataclass(frozen=True, slots=True)

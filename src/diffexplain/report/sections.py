@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from math import isfinite, isnan
+from math import isfinite
 
 from diffexplain.records import SynthesisResult, TargetResult
 from diffexplain.records.audit import (
@@ -140,21 +140,21 @@ def _verdict(a: AttributeGap, margin: float) -> str:
 
 def _gap_table(gaps: Sequence[FairnessGap]) -> Table:
     head = (
-        "edit", "gap, log-odds", "95 % interval", "q", "way back", "flips", "95 % interval", "happened",
-        "images",
+        "edit", "gap, log-odds", "95 % interval", "q", "by what pictures had", "both, weighed", "flips",
+        "95 % interval", "happened", "images",
     )  # fmt: skip
     rows = tuple(
         (
             f"{wording.sign(g.direction)}{g.concept}", wording.signed(g.gap), wording.interval(g.low, g.high),
-            wording.chance(g.q), wording.NOTHING if isnan(g.back) else wording.signed(g.back),
-            wording.percent(g.flip_rate), wording.span(g.flip_low, g.flip_high),
-            wording.percent(g.success_rate), wording.count(g.images),
+            wording.chance(g.q), *spurious.weighed(g), wording.percent(g.flip_rate),
+            wording.span(g.flip_low, g.flip_high), wording.percent(g.success_rate), wording.count(g.images),
         )
         for g in gaps
     )  # fmt: skip
     note = (
         "One row an edit; it happened where the judge saw it. "
-        "Way back: the gap from pictures that show the value already."
+        "By what pictures had: the same gap from pictures that show the value already, which the editor's "
+        "drawing of it cannot touch."
     )
     return Table(head, rows, note)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffexplain.records import Interval
+from diffexplain.records.audit import FairnessGap
 from diffexplain.records.spurious import Causal, Looked, Shortcut, SpuriousResult, UnitVerdict
 from diffexplain.report import wording
 from diffexplain.report.album import Album
@@ -151,6 +152,14 @@ def plate(row: Looked, badge: str) -> Plate:
     return Plate(row.masked, f"{marked} {wording.percent(row.area)}", badge)
 
 
+def weighed(told: FairnessGap | Shortcut) -> tuple[str, str]:
+    """What pictures that show the value already tell, and both ways weighed, with the interval."""
+    if told.both is None or isnan(told.back):
+        return wording.NOTHING, wording.NOTHING
+    span = wording.interval(told.both.low, told.both.high)
+    return wording.signed(told.back), f"{wording.signed(told.both.value)} ({span})"
+
+
 def shortcut_table(found: Sequence[Shortcut]) -> Table | None:
     """One row a shortcut; None where there is none."""
     if not found:
@@ -159,13 +168,13 @@ def shortcut_table(found: Sequence[Shortcut]) -> Table | None:
         (
             f"{wording.sign(s.direction)}{s.concept}", wording.signed(s.effect),
             wording.interval(s.low, s.high), wording.chance(s.q),
-            wording.NOTHING if isnan(s.back) else wording.signed(s.back),
-            _of(s.inside) if s.inside else wording.NOTHING, s.why,
+            *weighed(s), _of(s.inside) if s.inside else wording.NOTHING, s.why,
         )
         for s in found
     )  # fmt: skip
     head = (
-        "concept", "effect, log-odds", "95 % interval", "q", "way back", "of its change on the object", "why",
+        "concept", "effect, log-odds", "95 % interval", "q", "by what pictures had", "both, weighed",
+        "of its change on the object", "why",
     )  # fmt: skip
     return Table(head, rows)
 

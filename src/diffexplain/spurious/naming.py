@@ -13,7 +13,7 @@ from diffexplain.corpus import Corpus
 from diffexplain.effects import VISIBLE, presence
 from diffexplain.errors import InputError
 from diffexplain.judges import Judge
-from diffexplain.records import Interval, both_ways
+from diffexplain.records import Interval
 from diffexplain.records.spurious import Content, Shortcut, Why
 from diffexplain.spurious.removal import Object, grown
 from diffexplain.statistics import benjamini_yekutieli, mean_effect
@@ -54,11 +54,12 @@ class Moved(NamedTuple):
     high: float
     q: float
     images: int
-    back: float = nan  # the same from pictures that show the concept already, by edits away from it
+    back: float = nan  # the same as told by pictures that show the concept already
+    both: Interval | None = None  # that and the edits' own, weighed
 
     def matters(self, margin: float) -> bool:
-        """Whether it surely moves the class, and by more than the margin as it is estimated, both ways."""
-        return self.q < ALPHA and abs(both_ways(self.effect, self.back)) > margin
+        """Whether it surely moves the class, and by more than the margin, by all that tells of it."""
+        return self.q < ALPHA and abs(self.both.value if self.both else self.effect) > margin
 
 
 def inside(thing: Object, names: Sequence[str], before: torch.Tensor, after: torch.Tensor) -> Interval | None:

@@ -56,7 +56,7 @@ def test_units_that_carry_most_are_pictured_first() -> None:
 
 def test_an_audit_tells_gaps_shares_and_its_reader() -> None:
     edits, counts = sections.audit_sections(answers.audit())
-    assert cells(edits)["+skin tone/dark"][:5] == ("−0.80", "−1.10 to −0.50", "0.002", "−0.70", "25 %")
+    assert cells(edits)["+skin tone/dark"][2:5] == ("0.002", "−0.70", "−0.75 (−1.10 to −0.40)")
     assert cells(edits)["−sticker/star"][3] == wording.NOTHING
     assert "skin tone matters: q 0.003, largest gap −0.80" in " ".join(edits.paragraphs)
     assert "Note: few pictures" in edits.paragraphs

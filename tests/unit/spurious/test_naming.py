@@ -92,10 +92,12 @@ def test_a_shortcut_moves_the_class_and_should_not(
         assert (found.concept, found.effect, found.inside) == (moved.concept, effect, where)
 
 
-def test_an_effect_that_its_way_back_does_not_bear_out_is_no_shortcut() -> None:
+def test_an_effect_that_pictures_which_show_it_do_not_bear_out_is_no_shortcut() -> None:
     moved = Moved("skin tone/dark", "add", 0.9, 0.8, 1.0, 0.001, 60)
-    for back, named in ((float("nan"), True), (0.2, True), (0.0, False), (-0.9, False)):
-        assert (shortcut(moved._replace(back=back), None, True, 0.5) is not None) == named
+    assert shortcut(moved, None, True, 0.5) is not None
+    for value, named in ((0.6, True), (0.4, False), (-0.1, False)):
+        both = Interval(value, value - 0.2, value + 0.2)
+        assert (shortcut(moved._replace(back=0.1, both=both), None, True, 0.5) is not None) == named
 
 
 def test_names_that_should_not_matter_are_paths_or_parts_of_them() -> None:
