@@ -101,7 +101,8 @@ def measure(quick: bool) -> Mapping[str, Any]:
     figures = said({**classes(found), "seconds_per_class": seconds})
     figures |= said(shortcuts(found, quick))
     figures |= said(words(generator, found, options, quick))
-    figures |= said(synthesis_cost.speed(generator, partial(best, generator), options, quick))
+    made = {f.name: (f.objective, f.optimum.soft) for f in found}
+    figures |= said(synthesis_cost.speed(generator, made, seconds, options, quick))
     figures |= said(synthesis_cost.memory(quick))
     figures |= said(units(generator, options, gallery, quick))
     return figures | {

@@ -1,19 +1,21 @@
 """Where prompts set out from: the neutral word, and the words that it pays to exchange it for.
 
 Gradients at the neutral word are noisy and hold for small moves only. So they propose words (AutoPrompt,
-Shin et al. 2020; greedy coordinate gradient, Zou et al. 2023), and pictures decide, by successive halving
-(Jamieson & Talwalkar 2016): each proposed word is drawn a few times, once for all targets, those that do best
-for a target more often, and those that lower its loss most are joined greedily. Then one word at a time is
+Shin et al. 2020; greedy coordinate gradient, Zou et al. 2023), and pictures decide. They are screened in
+groups, as a supersaturated design screens factors (Satterthwaite 1959): each picture is of a prompt of
+several words drawn at random, all targets read the same pictures, and a ridge regression tells each word's
+own effect on each target. The best are joined while that lowers the loss. Then one word at a time is
 exchanged, as the gradient at the prompt itself proposes and pictures decide. What a class lacks is a meaning
-too: a word that does harm is proposed with `no` before it. What takes several words ("star sticker") no
-gradient at a word finds: a corpus proposes its phrases whole.
+too: words that do harm are tried with `no` before them. What takes several words ("star sticker") no gradient
+at a word finds: a corpus proposes its phrases whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from diffexplain.editors.generator import Generator
@@ -21,12 +23,13 @@ from diffexplain.synthesis.gallery import AT_ONCE, Gallery
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
 
-SIFTED = (3, 9)  # noises of the pool that words are judged by: of all, then of the better quarter
-HALVED = 12  # phrases of a target that are judged by all of the opening's noises
-FIRST, SEEDS = 4, 12  # noises that an exchange is sifted by, and that a prompt of words is judged by
-DENIED = 48  # words that the gradient points most away from, of which the worst are denied
-NEXT = 4  # phrases tried at each further step
-EXCHANGED, AGAIN = 20, 4  # exchanges of one word that are tried in a round, and judged again
+APPEARS = 32  # random prompts that each word or phrase is screened in
+RIDGE = 0.25  # of a phrase's appearances: what holds back the effects of those that seldom differ
+LADDER = 8  # phrases that are joined at once, at most
+ROUNDS, NEXT = 3, 4  # in which further phrases are tried, and how many of them at a time
+SEEDS = 12  # noises that a prompt of words is judged by
+DENIED = 48  # words that the gradient points most away from, screened for how much harm they do
+FIRST, EXCHANGED, AGAIN = 4, 20, 4  # noises that exchanges of a word are sifted by; tried in a round; again
 ROWS = 16  # pictures with a gradient at a time
 Place = tuple[int, ...]  # a word, a phrase or a prompt by rows of the vocabulary, no longer than its tokens
 
@@ -50,7 +53,8 @@ def openings(
     """For each objective one opening a restart; restart r begins with the r-th best word.
 
     `neutral` (N, D) is the prompt that all set out from, `pool` the noises of the optimisation, `gallery`
-    where the pictures of words are kept.
+    where the pictures of words are kept. All are screened by the same pictures, so what is proposed to one
+    objective decides beside which words those of another are seen.
     """
     return _Openings(generator, objectives, options, neutral, pool, gallery).found()
 
@@ -59,11 +63,15 @@ def most_drawn(options: SynthesisOptions, targets: int) -> int:
     """Pictures that the openings of so many targets take at most; one with a gradient counts three times."""
     if not options.candidates:
         return 0
-    words = options.candidates + min(DENIED, options.candidates) + len(options.phrases)
-    alone = words * SIFTED[0] + max(HALVED, words // 4) * SIFTED[1] + 2 * HALVED * SEEDS + 3 * options.pool
-    longer = (options.tokens - 1) * NEXT * SEEDS
+    said = [len(phrase.split()) for phrase in options.phrases]
+    tokens = targets * (options.candidates + min(DENIED, options.candidates)) + sum(said)
+    longest = max(said, default=1)
+    screened = APPEARS * (1 + tokens // max(1, options.tokens - longest + 1))
+    joined = (LADDER + ROUNDS * NEXT) * SEEDS
     exchange = (1 + AGAIN) * SEEDS + EXCHANGED * FIRST + 3 * options.pool
-    return targets * (alone + options.restarts * (longer + options.exchanges * exchange))
+    return screened + targets * (
+        3 * options.pool + options.restarts * (joined + options.exchanges * exchange)
+    )
 
 
 @dataclass(slots=True)
@@ -73,6 +81,8 @@ class _Draft:
     objective: int
     place: Place
     loss: float  # mean over the noises that prompts of words are judged by
+    next: int = 0  # which of its objective's ranked phrases is tried next
+    denied: int = 0  # and of its denied ones
 
 
 class _Openings:
@@ -95,56 +105,67 @@ class _Openings:
         self._no = known.index(options.negation) if options.negation in known else None
 
     def found(self) -> list[list[Opening]]:
-        """Judge the proposed phrases alone, then joined; a target's do not depend on the others'."""
-        alone = self._judged(self._proposed(), self._pool[: SIFTED[0]])
-        better = [_least(each, max(HALVED, len(each) // 4)) for each in alone]
-        again = [
-            [*_least(each, HALVED), *self._denied(first)]
-            for each, first in zip(self._judged(better, self._pool[: SIFTED[1]]), alone, strict=True)
-        ]
-        own = self._judged(again, self._seeds)
-        ranked = [_least(each, HALVED) for each in own]
+        """Screen what is proposed, join the best of it, exchange words."""
+        ranked = self._ranked(self._proposed())
+        denied = [self._denied(each) for each in ranked]
         drafts = [
-            _Draft(o, place, own[o][place])
+            _Draft(o, each[min(r, len(each) - 1)], float("inf"))
             for o, each in enumerate(ranked)
-            for place in (each[min(r, len(each) - 1)] for r in range(self._options.restarts))
+            for r in range(self._options.restarts)
         ]
+        every = [self._seeds] * len(drafts)
+        ladders = [self._ladder(ranked[d.objective], d.place) for d in drafts]
+        _moved(drafts, self._tried(drafts, ladders, every))
+        for _ in range(ROUNDS):
+            tries = [self._longer(d, ranked[d.objective], denied[d.objective]) for d in drafts]
+            _moved(drafts, self._tried(drafts, tries, every))
         moving: Sequence[_Draft] = drafts
-        for _ in range(self._options.tokens - 1):
-            moving = self._longer(moving, ranked)
-        moving = drafts
         for _ in range(self._options.exchanges):
             moving = self._exchanged(moving)
         made = [Opening(self._soft(d.place), d.loss) for d in drafts]
         each = self._options.restarts
         return [made[o * each : (o + 1) * each] for o in range(len(self._objectives))]
 
-    def _denied(self, alone: Mapping[Place, float]) -> list[Place]:
-        """The words that do most harm, each with a `no` before it."""
-        if self._no is None or self._options.tokens < 2:
-            return []
-        worst = sorted(alone, key=alone.__getitem__, reverse=True)[: min(HALVED, len(alone) // 2)]
-        most = self._options.tokens - 1
-        return [(self._no, *place) for place in worst if place != (self._no,) and len(place) <= most]
-
-    def _judged(self, proposed: Sequence[Iterable[Place]], seeds: Sequence[int]) -> list[dict[Place, float]]:
-        """For each objective the losses of the phrases that are proposed to it."""
+    def _ranked(self, proposed: Sequence[Sequence[Place]]) -> list[list[Place]]:
+        """For each objective what is proposed to it, by its effect on the loss, the least first."""
         phrases = sorted({p for each in proposed for p in each})
-        alone = self._alone(phrases, seeds)  # (phrases, objectives)
-        place = {p: i for i, p in enumerate(phrases)}
-        return [{p: float(alone[place[p], o]) for p in each} for o, each in enumerate(proposed)]
+        drawn = _grouped([len(p) for p in phrases], self._options.tokens, self._options.seed)
+        there = np.zeros((len(drawn), len(phrases)))
+        for row, group in enumerate(drawn):
+            there[row, group] = 1
+        places = [sum((phrases[k] for k in group), ()) for group in drawn]
+        losses = self._screened(places, [self._pool[i % len(self._pool)] for i in range(len(places))])
+        effects = _effects(there, losses)
+        at = {p: k for k, p in enumerate(phrases)}
+        return [sorted(each, key=lambda p: effects[at[p], o]) for o, each in enumerate(proposed)]
 
-    def _longer(self, drafts: Sequence[_Draft], ranked: Sequence[Sequence[Place]]) -> list[_Draft]:
-        """Give every prompt the further phrase that lowers its loss most; those for which one did."""
-        tries = [
-            [
-                d.place + p
-                for p in [p for p in ranked[d.objective] if p[-1] not in d.place][:NEXT]
-                if len(d.place) + len(p) <= self._options.tokens
-            ]
-            for d in drafts
-        ]
-        return _moved(drafts, self._tried(drafts, tries, [self._seeds] * len(drafts)))
+    def _ladder(self, ranked: Sequence[Place], first: Place) -> list[Place]:
+        """The first phrase, with the best other one, with the best two, and so on."""
+        ladder = [first]
+        for phrase in ranked:
+            if len(ladder) < LADDER and self._fits(ladder[-1], phrase):
+                ladder.append(ladder[-1] + phrase)
+        return ladder
+
+    def _denied(self, ranked: Sequence[Place]) -> list[Place]:
+        """The words that do most harm, the worst first, each with a `no` before it."""
+        if self._no is None:
+            return []
+        return [(self._no, *p) for p in reversed(ranked) if len(p) == 1 and p != (self._no,)]
+
+    def _longer(self, draft: _Draft, ranked: Sequence[Place], denied: Sequence[Place]) -> list[Place]:
+        """A prompt with each of the next phrases, one of them denied, which are not tried again."""
+        tries = [draft.place + p for p in denied[draft.denied :][:1] if self._fits(draft.place, p)]
+        draft.denied += 1
+        while len(tries) < NEXT and draft.next < len(ranked):
+            if self._fits(draft.place, ranked[draft.next]):
+                tries.append(draft.place + ranked[draft.next])
+            draft.next += 1
+        return tries
+
+    def _fits(self, place: Place, phrase: Place) -> bool:
+        """Whether a phrase says something new, and there is room for it."""
+        return not set(phrase) <= set(place) and len(place) + len(phrase) <= self._options.tokens
 
     def _exchanged(self, drafts: Sequence[_Draft]) -> list[_Draft]:
         """Exchange in every prompt the word that lowers its loss most; those for which one did.
@@ -222,15 +243,15 @@ class _Openings:
         return total
 
     @torch.no_grad()
-    def _alone(self, phrases: Sequence[Place], seeds: Sequence[int]) -> torch.Tensor:
-        """Mean loss of every objective on the pictures of every phrase: (phrases, objectives)."""
-        found = torch.empty(len(phrases), len(self._objectives), dtype=torch.float64)
-        for rows, images in self._drawn(phrases, [seeds] * len(phrases)):
+    def _screened(self, places: Sequence[Place], seeds: Sequence[int]) -> np.ndarray:
+        """Loss of every objective on one picture of each prompt: (prompts, objectives)."""
+        found = torch.empty(len(places), len(self._objectives), dtype=torch.float64)
+        for rows, images in self._drawn(places, [[seed] for seed in seeds]):
             read = {o.key: o for o in reversed(self._objectives)}
             said = {key: o.read(images) for key, o in read.items()}  # objectives of a layer are read at once
             for j, o in enumerate(self._objectives):
-                found[rows, j] = o.loss_of(said[o.key]).view(-1, len(seeds)).mean(1).double().cpu()
-        return found.nan_to_num(nan=float("inf"))
+                found[rows, j] = o.loss_of(said[o.key]).double().cpu()
+        return found.numpy()
 
     def _drawn(
         self, places: Sequence[Place], seeds: Sequence[Sequence[int]]
@@ -264,6 +285,30 @@ def _places(phrases: Sequence[str], known: Sequence[str], tokens: int) -> list[P
     split = [phrase.lower().replace(",", " ").split() for phrase in phrases]
     told = [words for words in split if 0 < len(words) <= tokens and all(w in rows for w in words)]
     return list(dict.fromkeys(tuple(rows[w] for w in words) for words in told))
+
+
+def _grouped(lengths: Sequence[int], tokens: int, seed: int) -> list[list[int]]:
+    """Random groups of phrases of these lengths that fill a prompt; each phrase is in `APPEARS` of them."""
+    rng, room = np.random.default_rng(seed), tokens
+    groups: list[list[int]] = []
+    open_: list[int] = []
+    for k in [int(k) for _ in range(APPEARS) for k in rng.permutation(len(lengths))]:
+        if lengths[k] > room or k in open_:
+            groups.append(open_)
+            open_, room = [], tokens
+        open_.append(k)
+        room -= lengths[k]
+    return [*groups, open_]
+
+
+def _effects(there: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Of each phrase on each objective's loss, by ridge regression (Hoerl & Kennard 1970): (phrases, O)."""
+    good = np.isfinite(losses)
+    worst = np.max(losses, axis=0, initial=0.0, where=good)
+    y = np.where(good, losses, worst)
+    x = there - there.mean(0)
+    scale = RIDGE * APPEARS * np.eye(x.shape[1])
+    return np.asarray(np.linalg.solve(x.T @ x + scale, x.T @ (y - y.mean(0))))
 
 
 def _moved(drafts: Sequence[_Draft], tried: Sequence[Mapping[Place, torch.Tensor]]) -> list[_Draft]:

@@ -15,12 +15,12 @@ class SynthesisOptions:
     Lengths are relative: a `rate` of 1 moves an embedding by a vocabulary's norm in one step.
     """
 
-    tokens: int = 8  # learnable embeddings
+    tokens: int = 16  # learnable embeddings
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
     candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
     phrases: tuple[str, ...] = ()  # of a corpus, proposed besides
-    exchanges: int = 4  # rounds in which one word of an opening is exchanged for a better one
+    exchanges: int = 2  # rounds in which one word of an opening is exchanged for a better one
     negation: str = "no"  # said before words that do harm, where it is a word; "": never
     steps: int = 24  # iterations at most
     rate: float = 0.15  # Adam's, in norms of the vocabulary

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -45,19 +46,41 @@ def test_openings_are_real_words_and_their_loss_is_what_is_said() -> None:
             assert opening.loss == pytest.approx(losses(opening.soft, Channel(colour), POOL), abs=1e-5)
 
 
-def test_no_word_alone_is_better_than_the_first_opening() -> None:
+def test_an_opening_is_no_worse_than_the_phrase_it_begins_with() -> None:
+    model = module._Openings(generator(), [Channel(0)], ASKED, neutral(), POOL, Gallery())
+    (ranked,) = model._ranked(model._proposed())
     table = generator().vocabulary[1]
-    everything = replace(ASKED, candidates=len(table), exchanges=0)
-    ((first, second),) = openings(generator(), [Channel(0)], everything, neutral(), POOL, Gallery())
-    alone = [losses(word.expand(ASKED.tokens, -1), Channel(0), POOL) for word in table]
-    best = sorted(alone)
-    assert first.loss <= best[module.HALVED - 1]
-    assert first.loss <= min(alone) + 0.05  # words are sifted on fewer noises than they are judged by
-    assert not torch.equal(first.soft, second.soft)
+    for opening, ((word,), *_) in zip(found(0)[0], (ranked, ranked[1:]), strict=True):
+        assert opening.loss <= losses(table[[word] * ASKED.tokens], Channel(0), POOL) + 1e-5
+    assert not torch.equal(found(0)[0][0].soft, found(0)[0][1].soft)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 9])
+def test_each_phrase_is_screened_as_often_as_any_other(tokens: int) -> None:
+    lengths = [1 if tokens == 1 else 1 + k % 3 for k in range(20)]
+    groups = module._grouped(lengths, tokens, 0)
+    assert np.bincount(np.concatenate(groups)).tolist() == [module.APPEARS] * 20
+    for group in groups:
+        assert sum(lengths[k] for k in group) <= tokens
+        assert len(set(group)) == len(group) > 0
+    assert groups != module._grouped(lengths, tokens, 1)
+
+
+def test_screening_tells_what_each_word_does_among_others() -> None:
+    """Ten effects on two objectives, from noisy prompts of three words; a loss that is no number is bad."""
+    rng, effects = np.random.default_rng(0), np.linspace(-1, 1, 10)
+    groups = module._grouped([1] * 10, 3, 0)
+    there = np.array([[k in group for k in range(10)] for group in groups], dtype=float)
+    losses = there @ np.stack([effects, -effects], 1) + rng.normal(0, 0.2, (len(groups), 2))
+    said = module._effects(there, losses)
+    assert said[:, 0].argsort().tolist() == list(range(10))
+    assert np.corrcoef(said[:, 1], -effects)[0, 1] > 0.98
+    losses[0, 0] = np.nan
+    assert np.isfinite(module._effects(there, losses)).all()
 
 
 def test_phrases_of_a_corpus_are_proposed_beside_words() -> None:
-    known, table = generator().vocabulary
+    known, _ = generator().vocabulary
     words = known[:3]
     phrase = f"{words[0]} {words[1].upper()}, {words[2]}"
     asked = replace(ASKED, tokens=3, exchanges=0, negation="")
@@ -67,10 +90,6 @@ def test_phrases_of_a_corpus_are_proposed_beside_words() -> None:
     assert proposed.count((0, 1, 2)) == 1
     assert not [p for p in proposed if len(p) > 1 and p != (0, 1, 2)]
     assert most_drawn(more, 1) > most_drawn(asked, 1)
-    one = replace(more, candidates=1)
-    ((first, _),) = openings(generator(), [Channel(0)], one, start, POOL, Gallery())
-    rows = [losses(table[[0, 1, 2]], Channel(0), POOL), first.loss]
-    assert min(rows) == first.loss  # what is proposed is judged
 
 
 def test_an_exchange_of_a_word_only_ever_helps() -> None:
@@ -105,9 +124,14 @@ def test_no_more_pictures_are_drawn_than_was_said(monkeypatch: pytest.MonkeyPatc
     assert most_drawn(replace(ASKED, candidates=0), 2) == 0
 
 
-def test_a_target_does_not_depend_on_the_others() -> None:
-    together, alone = found(0, 1)[1], found(1)[0]
-    for a, b in zip(together, alone, strict=True):
+def test_targets_to_which_the_same_is_proposed_do_not_depend_on_each_other() -> None:
+    everything = replace(ASKED, candidates=len(generator().vocabulary[0]), exchanges=1)
+
+    def opened(*colours: int) -> list[Opening]:
+        objectives = [Channel(c) for c in colours]
+        return openings(generator(), objectives, everything, neutral(), POOL, Gallery())[-1]
+
+    for a, b in zip(opened(0, 1), opened(1), strict=True):
         assert torch.equal(a.soft, b.soft)
         assert a.loss == pytest.approx(b.loss, abs=1e-6)
 
@@ -119,15 +143,13 @@ def test_the_descent_begins_there() -> None:
 
 
 def test_a_word_that_does_harm_is_denied() -> None:
-    """`no` before it is a phrase of the vocabulary's rows, for a prompt of two words or more."""
+    """`no` before it is a phrase of the vocabulary's rows, the worst first."""
 
-    class Two(module._Openings):
-        def __init__(self, tokens: int) -> None:
-            options = replace(ASKED, tokens=tokens, negation="n")
-            super().__init__(generator(), [Channel(0)], options, neutral()[:tokens], POOL, Gallery())
+    def denied(negation: str) -> list[tuple[int, ...]]:
+        options = replace(ASKED, negation=negation)
+        model = module._Openings(generator(), [Channel(0)], options, neutral(), POOL, Gallery())
+        return model._denied([(5,), (no,), (3, 4), (7,)])
 
     no = generator().vocabulary[0].index("n")
-    alone = {(w,): float(w) for w in range(20)}
-    denied = Two(2)._denied(alone)
-    assert denied == [(no, w) for w in range(19, 9, -1) if w != no]
-    assert Two(1)._denied(alone) == []
+    assert denied("n") == [(no, 7), (no, 5)]
+    assert denied("") == []
