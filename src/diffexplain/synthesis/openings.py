@@ -23,8 +23,8 @@ from diffexplain.synthesis.gallery import AT_ONCE, Gallery
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
 
-APPEARS = 32  # random prompts that each word or phrase is screened in
-RIDGE = 0.25  # of a phrase's appearances: what holds back the effects of those that seldom differ
+FEWEST, SCREENED = 4, 2  # random prompts that a phrase is screened in: at least, and for each of their words
+RIDGE = 0.25  # of a phrase's appearances: what holds effects back that chance alone may make
 LADDER = 8  # phrases that are joined at once, at most
 ROUNDS, NEXT = 3, 4  # in which further phrases are tried, and how many of them at a time
 SEEDS = 12  # noises that a prompt of words is judged by
@@ -66,7 +66,7 @@ def most_drawn(options: SynthesisOptions, targets: int) -> int:
     said = [len(phrase.split()) for phrase in options.phrases]
     tokens = targets * (options.candidates + min(DENIED, options.candidates)) + sum(said)
     longest = max(said, default=1)
-    screened = APPEARS * (1 + tokens // max(1, options.tokens - longest + 1))
+    screened = _appearances(options.tokens) * (1 + tokens // max(1, options.tokens - longest + 1))
     joined = (LADDER + ROUNDS * NEXT) * SEEDS
     exchange = (1 + AGAIN) * SEEDS + EXCHANGED * FIRST + 3 * options.pool
     return screened + targets * (
@@ -287,12 +287,17 @@ def _places(phrases: Sequence[str], known: Sequence[str], tokens: int) -> list[P
     return list(dict.fromkeys(tuple(rows[w] for w in words) for words in told))
 
 
+def _appearances(tokens: int) -> int:
+    """Random prompts of so many words that each phrase is in: about two pictures a word, all in all."""
+    return max(FEWEST, SCREENED * tokens)
+
+
 def _grouped(lengths: Sequence[int], tokens: int, seed: int) -> list[list[int]]:
-    """Random groups of phrases of these lengths that fill a prompt; each phrase is in `APPEARS` of them."""
+    """Random groups of phrases of these lengths that fill a prompt; each is in as many as any other."""
     rng, room = np.random.default_rng(seed), tokens
     groups: list[list[int]] = []
     open_: list[int] = []
-    for k in [int(k) for _ in range(APPEARS) for k in rng.permutation(len(lengths))]:
+    for k in [int(k) for _ in range(_appearances(tokens)) for k in rng.permutation(len(lengths))]:
         if lengths[k] > room or k in open_:
             groups.append(open_)
             open_, room = [], tokens
@@ -307,7 +312,7 @@ def _effects(there: np.ndarray, losses: np.ndarray) -> np.ndarray:
     worst = np.max(losses, axis=0, initial=0.0, where=good)
     y = np.where(good, losses, worst)
     x = there - there.mean(0)
-    scale = RIDGE * APPEARS * np.eye(x.shape[1])
+    scale = RIDGE * float(there.sum(0).mean()) * np.eye(x.shape[1])
     return np.asarray(np.linalg.solve(x.T @ x + scale, x.T @ (y - y.mean(0))))
 
 
