@@ -94,7 +94,7 @@ def test_the_run_folder_holds_everything(done: Synthesis) -> None:
 
 def test_a_corpus_proposes_its_phrases(tmp_path: Path) -> None:
     asked = {
-        "options": OPTIONS | {"restarts": 1, "steps": 0, "tokens": 3, "exchanges": 0},
+        "options": OPTIONS | {"restarts": 1, "steps": 0, "tokens": 3, "exchanges": 0, "pool": 8},
         "corpus": "avatars",
     }
     made = synthesize("pocket:bearded", ["bearded"], hard=False, held_out=4, out=tmp_path / "run", **asked)
@@ -102,7 +102,7 @@ def test_a_corpus_proposes_its_phrases(tmp_path: Path) -> None:
     assert "a star sticker" in kept
     assert read_result(tmp_path / "run").request == made.result.request
     words = {w.token for place in made.targets[0].restarts[0].words for w in place[:1]}
-    assert any(words <= set(phrase.split()) for phrase in kept)  # two words alone would hardly do better
+    assert words & {"beard", "moustache"}
     more, fewer = (foresee_synthesis(["bearded"], **(asked | {"corpus": c})) for c in ("avatars", None))
     assert more.evaluations > fewer.evaluations
     with pytest.raises(InputError, match="give a list of them"):
