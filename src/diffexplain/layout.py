@@ -41,9 +41,10 @@ def told(changes: Mapping[str, Mapping[str, float]], slots: Iterable[Sequence[st
     A picture that all of a slot's measured values were added to but one shows that one; a picture that all
     were added to shows none of them. Others are left out.
     """
-    layouts = [_Layout.of([w for w in slot if changes.get(w)], changes) for slot in slots]
-    off = _off([layout for layout in layouts if layout is not None])
-    return {w: each for layout in layouts if layout is not None for w, each in layout.told(off).items()}
+    measured = [[w for w in slot if changes.get(w)] for slot in slots]
+    layouts = [_Layout.of(slot, changes) for slot in measured if slot]
+    off = _off(layouts)
+    return {w: each for layout in layouts for w, each in layout.told(off).items()}
 
 
 def _off(layouts: Sequence[_Layout]) -> float:
@@ -64,9 +65,7 @@ class _Layout:
     covariance: Floats
 
     @classmethod
-    def of(cls, concepts: Sequence[str], changes: Mapping[str, Mapping[str, float]]) -> _Layout | None:
-        if not concepts:
-            return None
+    def of(cls, concepts: Sequence[str], changes: Mapping[str, Mapping[str, float]]) -> _Layout:
         names = sorted({image for w in concepts for image in changes[w]})
         table = np.array([[changes[w].get(image, nan) for w in concepts] for image in names])  # (n, K)
         there = np.isfinite(table)
@@ -90,12 +89,13 @@ class _Layout:
             self.concepts, self.given, self.had, self.variance_given + off, self.variance_had,
             self.covariance, strict=True,
         ):  # fmt: skip
-            weight = (
-                1.0 if isnan(had) or v + u - 2 * c <= 0 else min(max((u - c) / (v + u - 2 * c), 0.0), 1.0)
-            )
-            rest = 0.0 if weight == 1 else 1 - weight
-            value = given if not rest else weight * given + rest * had
-            error = sqrt(weight**2 * v + (rest**2 * u + 2 * weight * rest * c if rest else 0.0))
+            known = not isnan(had)
+            other, u, c = (had, u, c) if known else (given, 0.0, 0.0)
+            spread = v + u - 2 * c
+            weight = min(max((u - c) / spread, 0.0), 1.0) if known and spread > 0 else 1.0
+            value = weight * given + (1 - weight) * other
+            variance = weight**2 * v + (1 - weight) ** 2 * u + 2 * weight * (1 - weight) * c
+            error = sqrt(max(variance, 0.0))
             both = Interval(float(value), float(value - Z * error), float(value + Z * error))
             found[w] = Told(float(given), float(had), both)
         return found
