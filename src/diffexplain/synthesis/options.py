@@ -20,7 +20,7 @@ class SynthesisOptions:
     word: str = "person"  # neutral, what they start from
     candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
     phrases: tuple[str, ...] = ()  # of a corpus, proposed besides
-    exchanges: int = 2  # rounds in which one word of an opening is exchanged for a better one
+    exchanges: int = 1  # rounds in which one word of an opening is exchanged for a better one
     negation: str = "no"  # said before words that do harm, where it is a word; "": never
     steps: int = 24  # iterations at most
     rate: float = 0.15  # Adam's, in norms of the vocabulary
