@@ -23,6 +23,7 @@ from diffexplain.targets import Objective
 ROWS = 32  # pictures a call of the classifier
 Key = tuple[int, ...]  # a prompt by its words' rows
 PACE = 3.0  # times the soft prompts' rate: a step has to reach another word
+MOST = 8  # words of a hard prompt
 FINALISTS = 8  # prompts that are read once more, on every noise
 
 
@@ -70,9 +71,10 @@ def nearest_words(
 def hard_prompt(generator: Generator, objective: Objective, options: SynthesisOptions) -> WordedPrompt:
     """The best prompt of real words that the projected optimisation (PEZ) comes by.
 
-    `options.tokens` words follow `options.text`. All restarts are one batch: the first starts from
-    `options.word`, the others from words at random, as PEZ does. The prompts with the least loss are read
-    once more on all noises of the pool. No cutouts, no noise: words leave little room to be adversarial.
+    `options.tokens` words follow `options.text`, `MOST` at most: of more, one changes too little for the
+    projection to leave its start. All restarts are one batch: the first starts from `options.word`, the
+    others from words at random, as PEZ does. The prompts with the least loss are read once more on all
+    noises of the pool. No cutouts, no noise: words leave little room to be adversarial.
     """
     tokens, table = typed_words(generator)
     soft = _start(generator, options, table).requires_grad_()  # (restarts, N, D)
@@ -96,9 +98,10 @@ def hard_prompt(generator: Generator, objective: Objective, options: SynthesisOp
 
 def _start(generator: Generator, options: SynthesisOptions, table: torch.Tensor) -> torch.Tensor:
     """Embeddings that the restarts begin with, (restarts, N, D)."""
-    word = generator.embedding(options.word)[-1:].expand(options.tokens, -1)
+    n = min(options.tokens, MOST)
+    word = generator.embedding(options.word)[-1:].expand(n, -1)
     draw = torch.Generator().manual_seed(options.seed)
-    index = torch.randint(len(table), (options.restarts - 1, options.tokens), generator=draw)
+    index = torch.randint(len(table), (options.restarts - 1, n), generator=draw)
     return torch.cat([word[None], table[index]]).clone()
 
 
