@@ -26,7 +26,6 @@ from scipy.stats import fisher_exact
 from benchmarks import harness, synthesis_cost
 from benchmarks.oracle import Oracle
 from diffexplain import pocket
-from diffexplain.api.spurious import BRIEF
 from diffexplain.classifiers import load_classifier
 from diffexplain.corpus import load_corpus
 from diffexplain.editors.generator import Generator, load_generator
@@ -200,7 +199,7 @@ def hit(objective: ClassObjective, images: torch.Tensor) -> float:
 
 
 def units(generator: Generator, options: SynthesisOptions, gallery: Gallery, quick: bool) -> dict[str, Any]:
-    """How many units are excited more than by 99 of 100 random avatars; optimised as `spurious` does it."""
+    """How many units are excited more than by 99 of 100 random avatars."""
     random, n, held = (60, 2, 4) if quick else (2000, 32, 32)
     name, layer = UNITS_OF
     classifier = load_classifier(f"pocket:{name}")
@@ -210,8 +209,7 @@ def units(generator: Generator, options: SynthesisOptions, gallery: Gallery, qui
     bars = torch.quantile(active, 0.99, dim=0)
     alive = [int(c) for c in (active.std(0) > 1e-3).nonzero()[:n, 0]]
     objectives = [UnitObjective(classifier, layer, c) for c in alive]
-    briefly = options if quick else replace(options, **BRIEF)
-    optima = best(generator, objectives, briefly, gallery)
+    optima = best(generator, objectives, options, gallery)
     seeds = held_out_seeds(held, SHOWN + 1)
     medians = [
         float(o.score(drawn(generator, x, options, seeds)).median())
@@ -238,7 +236,8 @@ def words(
         near = [w for token in nearest_words(generator, f.optimum.soft, 5) for w in token.words]
         nearest = list(dict.fromkeys(w.token for w in sorted(near, key=lambda w: w.distance)))[:5]
         soft.append(bool(set(nearest) & set(CAUSES[f.name])))
-        said = "" if soft[-1] else hard_prompt(generator, f.objective, options).text
+        start = f.optimum.soft
+        said = "" if soft[-1] else hard_prompt(generator, f.objective, options, start=start).text
         hard.append(bool(set(said.replace(",", " ").split()) & set(CAUSES[f.name])))
         read[f.name] = {"nearest": nearest, "hard": said}
     either = np.array(soft) | np.array(hard)

@@ -153,7 +153,8 @@ def test_the_plan_counts_without_a_model() -> None:
     openings = foresee_synthesis(["a"] * 5, options=options, hard=False).evaluations - plan.evaluations
     assert openings == 4 * most_drawn(SynthesisOptions(**options), 5)
     worded = foresee_synthesis(["a"] * 5, options=options).evaluations - openings - plan.evaluations
-    assert worded == 4 * 5 * (3 * 10 * 2 + 8 * 16)
+    read = 8 + 2 * SynthesisOptions().tokens + 1  # the best prompts, shorter ones, and the one as it was
+    assert worded == 4 * 5 * (3 * 10 * 2 + read * 16)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,8 @@ def synthesize(
         results = []
         for i, one in enumerate(asked):
             tell("drawing held-out pictures", i, len(asked))
-            worded = worded_prompt(run, i, one, generator, chosen, hard and not black_box, language_model)
+            with_words = hard and not black_box
+            worded = worded_prompt(run, i, one, optima[i], generator, chosen, with_words, language_model)
             found = Optimised(optima[i], nearest(generator, optima[i]), worded)
             if i not in run.batches():
                 made = pictures_of(generator, one, found, chosen, seeds, drawn_before)

@@ -63,12 +63,16 @@ def worded_prompt(
     run: MemoryRun,
     index: int,
     one: Asked,
+    found: Sequence[Optimum],
     generator: Generator,
     options: SynthesisOptions,
     hard: bool,
     language_model: str | None,
 ) -> str:
-    """A prompt of real words: by a masked language model where one is named, else by projection."""
+    """A prompt of real words: by a masked language model where one is named, else by projection.
+
+    The projection sets out from the best of the soft prompts that were found.
+    """
     key = f"words {index}"
     if not (hard or language_model):
         return ""
@@ -77,7 +81,8 @@ def worded_prompt(
             model = load_language_model(language_model)
             text = masked_prompt(generator, one.objective, model, options=options).text
         else:
-            text = hard_prompt(generator, one.objective, options).text
+            start = min(found, key=lambda o: o.best).soft
+            text = hard_prompt(generator, one.objective, options, start=start).text
         run.note_round(key, {"text": text})
     return str(run.rounds()[key]["text"])
 

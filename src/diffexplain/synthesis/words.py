@@ -1,13 +1,15 @@
 """Soft prompts in words: the nearest real ones, and prompts that are real words all along.
 
 Hard prompts by projection (PEZ, Wen et al. 2023): the forward pass uses the nearest real words, and their
-gradient moves the soft ones.
+gradient moves the soft ones. Of the best prompt those words are kept that it takes: each is judged by what
+taking it out costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch.nn import functional as F
@@ -23,7 +25,6 @@ from diffexplain.targets import Objective
 ROWS = 32  # pictures a call of the classifier
 Key = tuple[int, ...]  # a prompt by its words' rows
 PACE = 3.0  # times the soft prompts' rate: a step has to reach another word
-MOST = 8  # words of a hard prompt
 FINALISTS = 8  # prompts that are read once more, on every noise
 
 
@@ -68,16 +69,22 @@ def nearest_words(
     return [Neighbours(nearest(row, whole), nearest(row, ~whole)) for row in distances]
 
 
-def hard_prompt(generator: Generator, objective: Objective, options: SynthesisOptions) -> WordedPrompt:
-    """The best prompt of real words that the projected optimisation (PEZ) comes by.
+def hard_prompt(
+    generator: Generator,
+    objective: Objective,
+    options: SynthesisOptions,
+    *,
+    start: torch.Tensor | None = None,
+) -> WordedPrompt:
+    """The best prompt of real words that the projected optimisation (PEZ) comes by, as short as it can be.
 
-    `options.tokens` words follow `options.text`, `MOST` at most: of more, one changes too little for the
-    projection to leave its start. All restarts are one batch: the first starts from `options.word`, the
-    others from words at random, as PEZ does. The prompts with the least loss are read once more on all
-    noises of the pool. No cutouts, no noise: words leave little room to be adversarial.
+    `options.tokens` words follow `options.text`. All restarts are one batch: the first starts from `start`
+    (N, D), a soft prompt already found, or else from `options.word`, the others from words at random, as PEZ
+    does. The prompts with the least loss are read once more on all noises of the pool, and the best is cut
+    down to the words that it takes. No cutouts, no noise: words leave little room to be adversarial.
     """
     tokens, table = typed_words(generator)
-    soft = _start(generator, options, table).requires_grad_()  # (restarts, N, D)
+    soft = _start(generator, options, table, start).requires_grad_()  # (restarts, N, D)
     # Adam moves every coordinate by its rate: so one of 1 is a vocabulary's norm
     rate = PACE * options.rate * float(table.norm(dim=1).mean()) / table.shape[1] ** 0.5
     optimiser = torch.optim.Adam([soft], lr=rate)
@@ -90,19 +97,44 @@ def hard_prompt(generator: Generator, objective: Objective, options: SynthesisOp
         descend(optimiser, soft, losses.mean(1).sum())
     keys = tried.finalists(FINALISTS)
     final = pooled_losses(generator, objective, table[torch.tensor(keys)], options.text, options)
-    best = int(final.argmin())
-    words = tuple(tokens[i] for i in keys[best])
+    key, loss = _shortest(
+        keys[int(final.argmin())],
+        lambda key: pooled_rows(generator, objective, table[list(key)][None], options.text, options)[0],
+    )
+    words = tuple(tokens[i] for i in key)
     text = " ".join([options.text, *words]).strip()
-    return WordedPrompt(text, words, float(final[best]), tuple(tried.curve), len(tried.losses))
+    return WordedPrompt(text, words, loss, tuple(tried.curve), len(tried.losses))
 
 
-def _start(generator: Generator, options: SynthesisOptions, table: torch.Tensor) -> torch.Tensor:
+def _start(
+    generator: Generator, options: SynthesisOptions, table: torch.Tensor, start: torch.Tensor | None
+) -> torch.Tensor:
     """Embeddings that the restarts begin with, (restarts, N, D)."""
-    n = min(options.tokens, MOST)
-    word = generator.embedding(options.word)[-1:].expand(n, -1)
+    if start is None:
+        start = generator.embedding(options.word)[-1:].expand(options.tokens, -1)
     draw = torch.Generator().manual_seed(options.seed)
-    index = torch.randint(len(table), (options.restarts - 1, n), generator=draw)
-    return torch.cat([word[None], table[index]]).clone()
+    index = torch.randint(len(table), (options.restarts - 1, len(start)), generator=draw)
+    return torch.cat([start.detach().to(table)[None], table[index]]).clone()
+
+
+def _shortest(key: Key, losses: Callable[[Key], torch.Tensor]) -> tuple[Key, float]:
+    """A prompt with only the words that it takes, each once, in their order; its mean loss.
+
+    `losses`: of a prompt, one a noise. Words are ranked by what a prompt of each word once loses without
+    them. Of the first word, the first two, and so on, and the prompt as it is, the shortest is taken whose
+    loss lies within one standard error of the least (Breiman et al. 1984, section 3.4.3).
+    """
+    losses, once = cache(losses), tuple(dict.fromkeys(key))
+    cost = {w: float(losses(tuple(v for v in once if v != w)).mean()) if once[1:] else 0.0 for w in once}
+    ranked = sorted(once, key=lambda w: -cost[w])
+    shorter = [tuple(w for w in once if w in ranked[:n]) for n in range(1, len(once) + 1)]
+    tried = {each: losses(each) for each in dict.fromkeys([*shorter, key])}
+    least = min(tried.values(), key=lambda own: float(own.mean()))
+    for short, own in tried.items():
+        more = own - least
+        if float(more.mean()) <= float(more.std(correction=0)) / len(more) ** 0.5:
+            return short, float(own.mean())
+    return key, float(tried[key].mean())
 
 
 def typed_words(generator: Generator) -> tuple[list[str], torch.Tensor]:
@@ -173,15 +205,25 @@ def pooled_losses(
     soft: torch.Tensor,
     text: str,
     options: SynthesisOptions,
-    seeds: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Mean losses (P,) of prompts (P, N, D) over the pool's noises, or these; without gradient."""
-    asked = list(seeds) if seeds is not None else noises(options)
+    """Mean losses (P,) of prompts (P, N, D) over the pool's noises; without gradient."""
+    return pooled_rows(generator, objective, soft, text, options).mean(1)
+
+
+def pooled_rows(
+    generator: Generator,
+    objective: Objective,
+    soft: torch.Tensor,
+    text: str,
+    options: SynthesisOptions,
+) -> torch.Tensor:
+    """Losses (P, pool) of prompts (P, N, D) on each of the pool's noises; without gradient."""
+    asked = noises(options)
     with torch.no_grad():
         said = generator.states(soft.repeat_interleave(len(asked), dim=0), text)
         images = generator.images(said, asked * len(soft))
         losses = in_rows(objective.loss, images, rows=ROWS)
-    return losses.view(len(soft), len(asked)).double().mean(1).cpu()
+    return losses.view(len(soft), len(asked)).double().cpu()
 
 
 def descend(optimiser: torch.optim.Optimizer, soft: torch.Tensor, loss: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -27,7 +28,14 @@ from diffexplain.synthesis.blanks import (
 )
 from diffexplain.synthesis.optimisation import optimisation_seeds
 from diffexplain.synthesis.telling import captions, report
-from diffexplain.synthesis.words import hard_prompt, nearest_words, noises, pooled_losses, typed_words
+from diffexplain.synthesis.words import (
+    _shortest,
+    hard_prompt,
+    nearest_words,
+    noises,
+    pooled_losses,
+    typed_words,
+)
 from diffexplain.targets import ClassObjective, class_objective
 from tests.tiny import tiny_pipeline_folder
 
@@ -102,6 +110,41 @@ def test_hard_prompt_reads_as_typed(generator):
     found = hard_prompt(generator, brightness(), OPTIONS)
     images = generator.images(generator.prompts([found.text] * 4), noises(OPTIONS))
     assert float(brightness().loss(images).mean()) == pytest.approx(found.loss, rel=1e-3)
+
+
+def test_hard_prompt_sets_out_from_a_soft_one(generator):
+    """Without a step beyond the first, the words are those nearest to it, less what it does not take."""
+    tokens, table = typed_words(generator)
+    every = pooled_losses(generator, brightness(), table[:, None], "a", OPTIONS)
+    best = int(every.argmin())
+    found = hard_prompt(generator, brightness(), replace(OPTIONS, steps=1, restarts=1), start=table[[best]])
+    assert found.words == (tokens[best],)
+
+
+def test_shortest_prompt_keeps_what_it_takes_and_drops_the_rest():
+    """Words 1 and 4 each halve the loss; word 2 helps less than chance would; the others do nothing."""
+    chance = torch.linspace(-0.1, 0.1, 16).double()
+    asked = []
+
+    def losses(key):
+        asked.append(key)
+        return 4.0 * 0.5 ** len({1, 4} & set(key)) - (0.01 * (2 in key)) * (1 + 80 * chance)
+
+    found, loss = _shortest((3, 4, 2, 1, 4, 0), losses)
+    assert found == (4, 1)  # in their order
+    assert loss == pytest.approx(1.0)
+    assert len(asked) == len(set(asked)) == 5 + 5 + 1 - 1  # one is both without a word and a shorter one
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 2**20))
+def test_shortest_prompt_is_hardly_worse_than_the_prompt_itself(key, seed):
+    def losses(some):
+        return torch.rand(16, generator=torch.Generator().manual_seed(hash((some, seed)) % 2**31)).double()
+
+    found, loss = _shortest(tuple(key), losses)
+    assert set(found) <= set(key)
+    assert loss == pytest.approx(float(losses(found).mean()))
+    assert loss <= float(losses(tuple(key)).mean()) + 0.25  # differences of at most 1 have no larger error
 
 
 # -- blanks ---------------------------------------------------------------------------------------------
