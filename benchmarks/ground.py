@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import sqlite3
 import sys
 import threading
@@ -99,7 +100,8 @@ class Ground:
 
 
 def command(words: list[str], folder: str, environment: Mapping[str, str]) -> None:
-    """What a process does: the command line, from the user's folder."""
+    """What a process does: the command line, from the user's folder. It hears Ctrl-C, whoever started it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     for name, stream in (("shown", 1), ("said", 2)):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = portraits(tmp_path_factory.mktemp("portraits"))
-    return sorted(map(str, folder.iterdir()))[:8]
+    return sorted(map(str, folder.iterdir()))[:4]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def state(page: Page, wanted: str) -> None:
 
 
 def test_upload_run_report(page: Page, files: list[str], root: Path, tmp_path: Path) -> None:
-    ask(page, files, 24)
+    ask(page, files, 12)
     state(page, "finished")
     assert page.locator("#tree li").count() > 1
     with page.expect_download() as download:
@@ -97,9 +97,9 @@ def test_upload_run_report(page: Page, files: list[str], root: Path, tmp_path: P
 def test_stop_resume_and_a_second_visitor_waits(
     page: Page, other: Page, files: list[str], root: Path
 ) -> None:
-    ask(page, files, 36)
+    ask(page, files, 16)
     page.wait_for_function("/editing [1-9]/.test(document.querySelector('#job-state')?.innerText)")
-    ask(other, files[:4], 6)
+    ask(other, files[:2], 4)
     state(other, "waiting")
     assert "must end before it" in other.locator("#job-state").inner_text()
     page.click("#stop")
@@ -113,12 +113,12 @@ def test_stop_resume_and_a_second_visitor_waits(
     state(page, "stopped")
     page.click("#resume")
     state(page, "finished")
-    assert read_result(root / name).cost.edits > 24
+    assert read_result(root / name).cost.edits > 12
 
 
 def test_the_slider_moves_picture_and_score(page: Page, root: Path, files: list[str]) -> None:
     if not list(root.glob("*/result.json")):
-        ask(page, files, 24)
+        ask(page, files, 12)
         state(page, "finished")
     page.get_by_text("Move a concept's strength").click()
     page.click("#slider-list")

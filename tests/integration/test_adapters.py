@@ -818,6 +818,7 @@ class Drawn:
         return pictures
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_five_adapters_give_one_explanation(tmp_path: Path) -> None:
     import diffexplain.pocket as pocket

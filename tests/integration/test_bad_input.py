@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, count
@@ -26,6 +26,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks import ground
 from diffexplain.cli import app
 from diffexplain.editors import editor_shape
 from tests.tiny import tiny_clip_folder, tiny_pipeline_folder
@@ -53,7 +54,7 @@ def flaky(images):
 def filling(images):
     if next(calls) == int(os.environ.get("FULL_FROM", -1)):
         if os.environ["FILLER"] == "limit":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))  # room for the message
         else:
             with Path(os.environ["FILLER"]).open("wb", buffering=0) as filler:
                 try:
@@ -72,11 +73,6 @@ bright.labels = flaky.labels = filling.labels = ("dark", "bright")
 colour.labels = ("red", "green", "blue")
 NUMBER = 3
 """
-
-
-def hears_ctrl_c() -> None:
-    """What a shell started in the background ignores, its children would ignore too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 TREE = """
@@ -117,20 +113,17 @@ class Home:
         """Run the command in this process."""
         return CliRunner().invoke(app, self.command(*words, **options))
 
-    def start(
-        self,
-        *words: str,
-        environment: dict[str, object] | None = None,
-        program: Sequence[str] = (sys.executable, "-m", "diffexplain"),
-        **options: object,
-    ) -> Any:
-        """Start the command in a process of its own, in the user's folder."""
+    def start(self, *words: str, environment: dict[str, object] | None = None, **options: object) -> Any:
+        """Start the command in a process of its own, in the user's folder, with the libraries loaded."""
         more = {name: str(value) for name, value in (environment or {}).items()}
-        return subprocess.Popen(
-            [*program, *self.command(*words, **options)],
-            cwd=self.folder, env=os.environ | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=hears_ctrl_c,
-        )  # fmt: skip
+        asked = self.command(*words, **options)
+        process = ground.PROCESSES.Process(target=ground.command, args=(asked, str(self.folder), more))
+        process.start()
+        return process
+
+    def said(self, process: Any) -> str:
+        """What a process that has ended said on standard error."""
+        return (self.folder / f"said-{process.pid}").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -293,10 +286,10 @@ def test_plain_mistake_in_a_process_of_its_own(home: Home, tmp_path: Path, progr
         if not script.exists():
             pytest.skip("the script is not installed here")
         program = [str(script)]
-    process = home.start(target="brigth", out=tmp_path / "run", program=program)
-    stdout, stderr = process.communicate()
-    refused(process.returncode, stderr, "'brigth'", "'bright'")
-    assert not stdout
+    words = home.command(target="brigth", out=tmp_path / "run")
+    done = subprocess.run([*program, *words], cwd=home.folder, text=True, capture_output=True, check=False)
+    refused(done.returncode, done.stderr, "'brigth'", "'bright'")
+    assert not done.stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -541,8 +534,8 @@ def test_full_disk(home: Home, tmp_path: Path, finished: Path, disk: Path | None
     options = {"out": out}
     full = {"FULL_FROM": 5, "FILLER": filler}  # calls: reconstructions, originals, then batches
     process = home.start("scorers:filling", "--accept-drift", environment=full, **options)
-    _, stderr = process.communicate()
-    refused(process.returncode, stderr, "disk full", str(out), "free space", "--resume")
+    process.join()
+    refused(process.exitcode, home.said(process), "disk full", str(out), "free space", "--resume")
     assert rows(out) == rows(finished)[:12]
     if isinstance(filler, Path):
         filler.unlink()
@@ -562,12 +555,13 @@ def test_stopped_run_goes_on_where_it_was(
     process = home.start("scorers:bright", "--accept-drift", environment={"SLEEP": 0.5}, out=out)
     try:
         until(lambda: len(rows(out)) >= 8, process)
-        process.send_signal(how)
-        _, stderr = process.communicate()
+        os.kill(process.pid, how)
+        process.join()
     finally:
         process.kill()
     if how == signal.SIGINT:
-        assert process.returncode == 130
+        stderr = home.said(process)
+        assert process.exitcode == 130
         assert stderr.splitlines()[-1].startswith("stopped; what is finished is kept in ")
         assert str(out) in stderr
         assert "Traceback" not in stderr
@@ -594,5 +588,5 @@ def until(true: Callable[[], bool], process: Any) -> None:
                 return
         except sqlite3.OperationalError:  # the store is just being made
             pass
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive()
         time.sleep(0.05)

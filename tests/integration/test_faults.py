@@ -25,6 +25,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return made(tmp_path_factory.mktemp("ground"))
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments_changes_nothing(ground: Ground) -> None:
     found = faults.kills(ground, 3)
     assert found["kills"] >= 3

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from diffexplain.api import foresee_synthesis
 from diffexplain.api.synthesis import Synthesis, list_units, synthesize
 from diffexplain.cli import app
+from diffexplain.corpus import load_corpus
 from diffexplain.demonstration import portraits
 from diffexplain.errors import InputError
 from diffexplain.records import SynthesisResult
@@ -20,7 +21,10 @@ from diffexplain.synthesis.openings import most_drawn
 from diffexplain.synthesis.options import SynthesisOptions
 from tests.unit.mining.chat_server import completion, pictures_in, question, serving
 
-OPTIONS = {"steps": 2, "restarts": 2, "seeds": 1, "pool": 2, "tokens": 1, "cutouts": 0, "candidates": 2}
+OPTIONS = {
+    "steps": 2, "restarts": 2, "seeds": 1, "pool": 2, "tokens": 1,
+    "cutouts": 0, "candidates": 2, "exchanges": 0,
+}  # fmt: skip
 UNIT = "global_pool.flatten:2"
 ASK = {
     "units": [UNIT],
@@ -93,17 +97,15 @@ def test_the_run_folder_holds_everything(done: Synthesis) -> None:
 
 
 def test_a_corpus_proposes_its_phrases(tmp_path: Path) -> None:
-    asked = {
-        "options": OPTIONS | {"restarts": 1, "steps": 0, "tokens": 3, "exchanges": 0, "pool": 8},
-        "corpus": "avatars",
-    }
+    few = load_corpus("avatars").restrict(["facial hair", "sticker"])
+    asked = {"options": OPTIONS | {"restarts": 1, "steps": 0, "tokens": 3, "pool": 8}, "corpus": few}
     made = synthesize("pocket:bearded", ["bearded"], hard=False, held_out=4, out=tmp_path / "run", **asked)
     kept = made.result.request.settings["options"]["phrases"]
     assert "a star sticker" in kept
     assert read_result(tmp_path / "run").request == made.result.request
     words = {w.token for place in made.targets[0].restarts[0].words for w in place[:1]}
     assert words & {"beard", "moustache"}
-    more, fewer = (foresee_synthesis(["bearded"], **(asked | {"corpus": c})) for c in ("avatars", None))
+    more, fewer = (foresee_synthesis(["bearded"], **(asked | {"corpus": c})) for c in (few, None))
     assert more.evaluations > fewer.evaluations
     with pytest.raises(InputError, match="give a list of them"):
         synthesize("pocket:bearded", ["bearded"], options={"phrases": "a beard"})
