@@ -130,11 +130,9 @@ def _shortest(key: Key, losses: Callable[[Key], torch.Tensor]) -> tuple[Key, flo
     shorter = [tuple(w for w in once if w in ranked[:n]) for n in range(1, len(once) + 1)]
     tried = {each: losses(each) for each in dict.fromkeys([*shorter, key])}
     least = min(tried.values(), key=lambda own: float(own.mean()))
-    for short, own in tried.items():
-        more = own - least
-        if float(more.mean()) <= float(more.std(correction=0)) / len(more) ** 0.5:
-            return short, float(own.mean())
-    return key, float(tried[key].mean())
+    enough = float(least.mean() + least.std(correction=0) / len(least) ** 0.5)
+    short = next(each for each, own in tried.items() if float(own.mean()) <= enough)
+    return short, float(tried[short].mean())
 
 
 def typed_words(generator: Generator) -> tuple[list[str], torch.Tensor]:

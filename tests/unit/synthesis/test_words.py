@@ -128,7 +128,7 @@ def test_shortest_prompt_keeps_what_it_takes_and_drops_the_rest():
 
     def losses(key):
         asked.append(key)
-        return 4.0 * 0.5 ** len({1, 4} & set(key)) - (0.01 * (2 in key)) * (1 + 80 * chance)
+        return 4.0 * 0.5 ** len({1, 4} & set(key)) - 0.01 * (2 in key) + chance
 
     found, loss = _shortest((3, 4, 2, 1, 4, 0), losses)
     assert found == (4, 1)  # in their order
