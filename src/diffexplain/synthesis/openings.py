@@ -34,14 +34,6 @@ ROWS = 16  # pictures with a gradient at a time
 Place = tuple[int, ...]  # a word, a phrase or a prompt by rows of the vocabulary, no longer than its tokens
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Opening:
-    """Where one restart of one target sets out from."""
-
-    soft: torch.Tensor  # (N, D)
-    loss: float  # mean over the noises it was judged by; inf where it was not
-
-
 def openings(
     generator: Generator,
     objectives: Sequence[Objective],
@@ -49,8 +41,8 @@ def openings(
     neutral: torch.Tensor,
     pool: Sequence[int],
     gallery: Gallery,
-) -> list[list[Opening]]:
-    """For each objective one opening a restart; restart r begins with the r-th best word.
+) -> list[list[torch.Tensor]]:
+    """For each objective one prompt (N, D) a restart; restart r begins with the r-th best word.
 
     `neutral` (N, D) is the prompt that all set out from, `pool` the noises of the optimisation, `gallery`
     where the pictures of words are kept. All are screened by the same pictures, so what is proposed to one
@@ -104,7 +96,7 @@ class _Openings:
         self._phrases = _places(options.phrases, known, options.tokens)
         self._no = known.index(options.negation) if options.negation in known else None
 
-    def found(self) -> list[list[Opening]]:
+    def found(self) -> list[list[torch.Tensor]]:
         """Screen what is proposed, join the best of it, exchange words."""
         ranked = self._ranked(self._proposed())
         denied = [self._denied(each) for each in ranked]
@@ -122,7 +114,7 @@ class _Openings:
         moving: Sequence[_Draft] = drafts
         for _ in range(self._options.exchanges):
             moving = self._exchanged(moving)
-        made = [Opening(self._soft(d.place), d.loss) for d in drafts]
+        made = [self._soft(d.place) for d in drafts]
         each = self._options.restarts
         return [made[o * each : (o + 1) * each] for o in range(len(self._objectives))]
 

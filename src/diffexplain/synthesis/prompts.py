@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffexplain.editors.generator import Generator
 from diffexplain.synthesis.gallery import Gallery
-from diffexplain.synthesis.openings import Opening, openings
+from diffexplain.synthesis.openings import openings
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.targets import Objective
 
@@ -139,12 +139,11 @@ def started(
     if options.candidates:
         opened = openings(generator, objectives, options, neutral, pool, gallery)
     else:
-        opened = [[Opening(_off(neutral, options, r), float("inf")) for r in range(options.restarts)]
-                  for _ in objectives]  # fmt: skip
+        opened = [[_off(neutral, options, r) for r in range(options.restarts)] for _ in objectives]
     for objective, each in enumerate(opened):
         for restart, start in enumerate(each):
             latent = generator.noises([pool[restart % len(pool)]])[0, 0] if options.learn_latent else None
-            soft = start.soft.clone()
+            soft = start.clone()
             begun = (soft.clone(), _copy(latent))
             leaf = None if latent is None else latent.requires_grad_()
             made.append(Prompt(objective, restart, soft.requires_grad_(), leaf, begun, begun))
