@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,7 +185,7 @@ def _show_audit(result: AuditResult, place: Path) -> None:
         for g in result.gaps:
             table.add_row(
                 Text(g.concept), g.direction, f"{g.gap:+.2f}", f"{g.low:+.2f} … {g.high:+.2f}", f"{g.q:.3f}",
-                "" if g.both is None else f"{g.both.value:+.2f}",
+                f"{g.both.value:+.2f}" if g.both and not isnan(g.back) else "",
                 f"{g.flip_rate:.0%} ({g.flip_low:.0%}–{g.flip_high:.0%})", f"{g.success_rate:.0%}",
                 str(g.images),
             )  # fmt: skip

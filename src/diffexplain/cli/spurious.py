@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,7 +141,7 @@ def _show(result: SpuriousResult, place: Path) -> None:
         for s in result.shortcuts:
             table.add_row(
                 Text(s.concept), s.direction, f"{s.effect:+.2f}", f"{s.low:+.2f} … {s.high:+.2f}",
-                f"{s.q:.3f}", "" if s.both is None else f"{s.both.value:+.2f}", s.why,
+                f"{s.q:.3f}", f"{s.both.value:+.2f}" if s.both and not isnan(s.back) else "", s.why,
             )  # fmt: skip
         console.print(table)
     console.print(Text(f"report: {place / 'report.html'}"), soft_wrap=True)
