@@ -62,9 +62,7 @@ def foresee_synthesis(
     iterations = n * chosen.restarts * chosen.steps
     pictures = n * held_out * (chosen.restarts + 3 + len(methods))
     drawn = n * held_out * (chosen.restarts + 3)
-    read = (
-        FINALISTS + 2 * chosen.tokens + 1
-    )  # prompts in real words: the best, and the best one's shorter ones
+    read = FINALISTS + 2 * chosen.tokens + 1  # prompts in real words that are read on the whole pool
     worded = n * (3 * max(1, chosen.steps) * chosen.restarts * chosen.seeds + read * chosen.pool)
     compared = 2 * n * chosen.restarts * chosen.pool  # what is kept, and what it set out from
     drawn += most_drawn(chosen, n) + 3 * iterations * chosen.seeds + compared + (worded if hard else 0)

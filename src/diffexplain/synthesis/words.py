@@ -131,7 +131,7 @@ def _shortest(key: Key, losses: Callable[[Key], torch.Tensor]) -> tuple[Key, flo
     tried = {each: losses(each) for each in dict.fromkeys([*shorter, key])}
     least = min(tried.values(), key=lambda own: float(own.mean()))
     enough = float(least.mean() + least.std(correction=0) / len(least) ** 0.5)
-    short = next(each for each, own in tried.items() if float(own.mean()) <= enough)
+    short = next((each for each, own in tried.items() if float(own.mean()) <= enough), key)  # NaN: as it is
     return short, float(tried[short].mean())
 
 

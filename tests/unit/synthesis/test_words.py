@@ -136,6 +136,12 @@ def test_shortest_prompt_keeps_what_it_takes_and_drops_the_rest():
     assert len(asked) == len(set(asked)) == 5 + 5 + 1 - 1  # one is both without a word and a shorter one
 
 
+def test_a_prompt_whose_loss_is_no_number_stays_as_it_is():
+    found, loss = _shortest((3, 4), lambda key: torch.full((16,), torch.nan))
+    assert found == (3, 4)
+    assert loss != loss
+
+
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 2**20))
 def test_shortest_prompt_is_hardly_worse_than_the_prompt_itself(key, seed):
     def losses(some):
