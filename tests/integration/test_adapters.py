@@ -611,7 +611,8 @@ def test_http_tries_again(server: Server, expected: torch.Tensor, fault: Any) ->
 )
 def test_http_says_what_came(server: Server, fault: Any, says: str, tries: int) -> None:
     server.faults = [fault] * 3
-    model = load_classifier(server.url, labels=LABELS, backoff=0.01, timeout=0.2, retries=2)
+    patience = 0.2 if isinstance(fault, float) else 30.0  # a busy machine answers late too
+    model = load_classifier(server.url, labels=LABELS, backoff=0.01, timeout=patience, retries=2)
     with pytest.raises(ClassifierError) as caught:
         checked_logits(model, PICTURES)
     assert says in str(caught.value)
