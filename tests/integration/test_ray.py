@@ -27,7 +27,7 @@ from diffexplain.store import read_rows
 from tests.tiny import tiny_clip_folder, tiny_pipeline_folder
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'diffexplain[ray]'")
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 SCORERS = """
 def bright(images):
