@@ -111,7 +111,7 @@ def masked_prompt(
         descend(optimiser, prefix, loss)
     keys = tried.finalists(FINALISTS)
     one_hot = F.one_hot(torch.tensor(keys), len(reader.words)).float()
-    final = pooled_losses(generator, objective, reader.soft(one_hot), reader.text, options)
+    final = pooled_losses(generator, objective, reader.soft(one_hot), reader.text, options).mean(1)
     best = int(final.argmin())
     words = tuple(reader.words[i] for i in keys[best])
     return WordedPrompt(

@@ -96,10 +96,10 @@ def hard_prompt(
         tried.note([tuple(row) for row in index.tolist()], losses.detach())
         descend(optimiser, soft, losses.mean(1).sum())
     keys = tried.finalists(FINALISTS)
-    final = pooled_losses(generator, objective, table[torch.tensor(keys)], options.text, options)
+    final = pooled_losses(generator, objective, table[torch.tensor(keys)], options.text, options).mean(1)
     key, loss = _shortest(
         keys[int(final.argmin())],
-        lambda key: pooled_rows(generator, objective, table[list(key)][None], options.text, options)[0],
+        lambda key: pooled_losses(generator, objective, table[list(key)][None], options.text, options)[0],
     )
     words = tuple(tokens[i] for i in key)
     text = " ".join([options.text, *words]).strip()
@@ -198,17 +198,6 @@ def drawn_losses(
 
 
 def pooled_losses(
-    generator: Generator,
-    objective: Objective,
-    soft: torch.Tensor,
-    text: str,
-    options: SynthesisOptions,
-) -> torch.Tensor:
-    """Mean losses (P,) of prompts (P, N, D) over the pool's noises; without gradient."""
-    return pooled_rows(generator, objective, soft, text, options).mean(1)
-
-
-def pooled_rows(
     generator: Generator,
     objective: Objective,
     soft: torch.Tensor,
