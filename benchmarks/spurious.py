@@ -60,7 +60,7 @@ class Size(NamedTuple):
 
 
 #: prompts briefly optimised: 20 members' units take hours on two cores even so.
-BRIEF = {"steps": 4, "restarts": 1, "negation": "", "exchanges": 0}
+BRIEF = {"steps": 4, "restarts": 1, "negation": ""}
 FULL = Size(5, 48, 24, 500, 200, BRIEF)
 FEW = {"steps": 0, "tokens": 1, "candidates": 8, "pool": 4, "seeds": 4}
 QUICK = Size(2, 12, 10, 100, 10, BRIEF | FEW)

@@ -23,7 +23,7 @@ from tests.unit.mining.chat_server import completion, pictures_in, question, ser
 
 OPTIONS = {
     "steps": 2, "restarts": 2, "seeds": 1, "pool": 2, "tokens": 1,
-    "cutouts": 0, "candidates": 2, "exchanges": 0,
+    "cutouts": 0, "candidates": 2,
 }  # fmt: skip
 UNIT = "global_pool.flatten:2"
 ASK = {

@@ -4,16 +4,16 @@ Gradients at the neutral word are noisy and hold for small moves only. So they p
 Shin et al. 2020; greedy coordinate gradient, Zou et al. 2023), and pictures decide. They are screened in
 groups, as a supersaturated design screens factors (Satterthwaite 1959): each picture is of a prompt of
 several words drawn at random, all targets read the same pictures, and a ridge regression tells each word's
-own effect on each target. The best are joined while that lowers the loss. Then one word at a time is
-exchanged, as the gradient at the prompt itself proposes and pictures decide. What a class lacks is a meaning
-too: words that do harm are tried with `no` before them. What takes several words ("star sticker") no gradient
-at a word finds: a corpus proposes its phrases whole.
+own effect on each target. The best are joined while that lowers the loss, and one more is added where it
+helps. What a class lacks is a meaning too: words that do harm are tried with `no` before them. What takes
+several words ("star sticker") no gradient at a word finds: a corpus proposes its phrases whole. Little is
+spent on any prompt of words, for the descent goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,10 +26,9 @@ from diffexplain.targets import Objective
 FEWEST, SCREENED = 4, 2  # random prompts that a phrase is screened in: at least, and for each of their words
 RIDGE = 0.25  # of a phrase's appearances: what holds effects back that chance alone may make
 LADDER = 8  # phrases that are joined at once, at most
-ROUNDS, NEXT = 3, 4  # in which further phrases are tried, and how many of them at a time
-SEEDS = 12  # noises that a prompt of words is judged by
+NEXT = 4  # further ones that are tried after them, one of them denied
+SEEDS = 6  # noises that a prompt of words is judged by
 DENIED = 48  # words that the gradient points most away from, screened for how much harm they do
-FIRST, EXCHANGED, AGAIN = 4, 20, 4  # noises that exchanges of a word are sifted by; tried in a round; again
 ROWS = 16  # pictures with a gradient at a time
 Place = tuple[int, ...]  # a word, a phrase or a prompt by rows of the vocabulary, no longer than its tokens
 
@@ -59,22 +58,8 @@ def most_drawn(options: SynthesisOptions, targets: int) -> int:
     tokens = targets * (options.candidates + min(DENIED, options.candidates)) + sum(said)
     longest = max(said, default=1)
     screened = _appearances(options.tokens) * (1 + tokens // max(1, options.tokens - longest + 1))
-    joined = (LADDER + ROUNDS * NEXT) * SEEDS
-    exchange = (1 + AGAIN) * SEEDS + EXCHANGED * FIRST + 3 * options.pool
-    return screened + targets * (
-        3 * options.pool + options.restarts * (joined + options.exchanges * exchange)
-    )
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A prompt of words on its way."""
-
-    objective: int
-    place: Place
-    loss: float  # mean over the noises that prompts of words are judged by
-    next: int = 0  # which of its objective's ranked phrases is tried next
-    denied: int = 0  # and of its denied ones
+    joined = (LADDER + NEXT) * SEEDS
+    return screened + targets * (3 * options.pool + options.restarts * joined)
 
 
 class _Openings:
@@ -97,26 +82,14 @@ class _Openings:
         self._no = known.index(options.negation) if options.negation in known else None
 
     def found(self) -> list[list[torch.Tensor]]:
-        """Screen what is proposed, join the best of it, exchange words."""
-        ranked = self._ranked(self._proposed())
-        denied = [self._denied(each) for each in ranked]
-        drafts = [
-            _Draft(o, each[min(r, len(each) - 1)], float("inf"))
-            for o, each in enumerate(ranked)
-            for r in range(self._options.restarts)
-        ]
-        every = [self._seeds] * len(drafts)
-        ladders = [self._ladder(ranked[d.objective], d.place) for d in drafts]
-        _moved(drafts, self._tried(drafts, ladders, every))
-        for _ in range(ROUNDS):
-            tries = [self._longer(d, ranked[d.objective], denied[d.objective]) for d in drafts]
-            _moved(drafts, self._tried(drafts, tries, every))
-        moving: Sequence[_Draft] = drafts
-        for _ in range(self._options.exchanges):
-            moving = self._exchanged(moving)
-        made = [self._soft(d.place) for d in drafts]
-        each = self._options.restarts
-        return [made[o * each : (o + 1) * each] for o in range(len(self._objectives))]
+        """Screen what is proposed, join the best of it."""
+        ranked, each = self._ranked(self._proposed()), self._options.restarts
+        owners = [o for o in range(len(ranked)) for _ in range(each)]
+        first = [own[min(r, len(own) - 1)] for own in ranked for r in range(each)]
+        best = self._best(owners, [self._ladder(ranked[o], p) for o, p in zip(owners, first, strict=True)])
+        best = self._best(owners, [self._longer(ranked[o], p) for o, p in zip(owners, best, strict=True)])
+        made = [self._soft(place) for place in best]
+        return [made[o * each : (o + 1) * each] for o in range(len(ranked))]
 
     def _ranked(self, proposed: Sequence[Sequence[Place]]) -> list[list[Place]]:
         """For each objective what is proposed to it, by its effect on the loss, the least first."""
@@ -145,63 +118,27 @@ class _Openings:
             return []
         return [(self._no, *p) for p in reversed(ranked) if len(p) == 1 and p != (self._no,)]
 
-    def _longer(self, draft: _Draft, ranked: Sequence[Place], denied: Sequence[Place]) -> list[Place]:
-        """A prompt with each of the next phrases, one of them denied, which are not tried again."""
-        tries = [draft.place + p for p in denied[draft.denied :][:1] if self._fits(draft.place, p)]
-        draft.denied += 1
-        while len(tries) < NEXT and draft.next < len(ranked):
-            if self._fits(draft.place, ranked[draft.next]):
-                tries.append(draft.place + ranked[draft.next])
-            draft.next += 1
-        return tries
+    def _longer(self, ranked: Sequence[Place], place: Place) -> list[Place]:
+        """A prompt, and it with each of the next phrases, one of them denied."""
+        denied = [p for p in self._denied(ranked) if self._fits(place, p)][:1]
+        more = [p for p in ranked if self._fits(place, p)][: NEXT - len(denied)]
+        return [place, *(place + p for p in denied + more)]
 
     def _fits(self, place: Place, phrase: Place) -> bool:
         """Whether a phrase says something new, and there is room for it."""
         return not set(phrase) <= set(place) and len(place) + len(phrase) <= self._options.tokens
 
-    def _exchanged(self, drafts: Sequence[_Draft]) -> list[_Draft]:
-        """Exchange in every prompt the word that lowers its loss most; those for which one did.
-
-        The gradient at the prompt proposes, the noises that it does worst on sift, all of the opening's
-        decide.
-        """
-        every = [self._seeds] * len(drafts)
-        hard = [
-            [self._seeds[k] for k in found[d.place].argsort(descending=True, stable=True)[:FIRST]]
-            for d, found in zip(drafts, self._tried(drafts, [[d.place] for d in drafts], every), strict=True)
-        ]
-        proposed = [self._exchanges(d) for d in drafts]
-        chosen = [_least(_means(each), AGAIN) for each in self._tried(drafts, proposed, hard)]
-        return _moved(drafts, self._tried(drafts, chosen, every))
-
-    def _exchanges(self, draft: _Draft) -> list[Place]:
-        """The prompts of one other word that the gradient at a prompt points at most."""
-        n, soft = len(self._neutral), self._soft(draft.place)
-        words = self._everywhere(draft.place)
-        gradient = self._gradients(soft, [draft.objective])[0]  # (N, D)
-        gain = gradient @ self._table.T - (gradient * soft).sum(1, keepdim=True)  # (N, V) change of the loss
-        gain = gain.nan_to_num(nan=float("inf"))
-        gain[torch.arange(n), words] = float("inf")
-        order = gain.flatten().argsort(stable=True)[:EXCHANGED].tolist()
-        found = []
-        for at, word in (divmod(k, len(self._table)) for k in order):
-            found.append((*words[:at], word, *words[at + 1 :]))
-        return found
-
     @torch.no_grad()
-    def _tried(
-        self, drafts: Sequence[_Draft], proposed: Sequence[Sequence[Place]], seeds: Sequence[Sequence[int]]
-    ) -> list[dict[Place, torch.Tensor]]:
-        """For each prompt its objective's losses (S,) of those proposed in its place, by its own noises."""
+    def _best(self, owners: Sequence[int], proposed: Sequence[Sequence[Place]]) -> list[Place]:
+        """Of the prompts proposed to each owner, an objective, the one of least mean loss."""
         tries = [(i, place) for i, each in enumerate(proposed) for place in each]
-        found: list[dict[Place, torch.Tensor]] = [{} for _ in proposed]
-        noises = [seeds[i] for i, _ in tries]
-        for rows, images in self._drawn([place for _, place in tries], noises):
-            for row, own in zip(rows, torch.split(images, len(noises[0])), strict=True):
+        found: list[dict[Place, float]] = [{} for _ in proposed]
+        for rows, images in self._drawn([place for _, place in tries], [self._seeds] * len(tries)):
+            for row, own in zip(rows, torch.split(images, len(self._seeds)), strict=True):
                 i, place = tries[row]
-                losses = self._objectives[drafts[i].objective].loss(own).detach().double().cpu()
-                found[i][place] = losses.nan_to_num(nan=float("inf"))
-        return found
+                loss = float(self._objectives[owners[i]].loss(own).double().mean())
+                found[i][place] = loss if math.isfinite(loss) else math.inf
+        return [min(each, key=each.__getitem__) for each in found]
 
     def _proposed(self) -> list[list[Place]]:
         """For each objective the words that its gradient at the neutral prompt points at, or away from.
@@ -209,7 +146,7 @@ class _Openings:
         The corpus's phrases besides.
         """
         found: list[list[Place]] = []
-        for gradient in self._gradients(self._neutral, range(len(self._objectives))):
+        for gradient in self._gradients():
             score = ((self._table[:, None] - self._neutral) * gradient).sum((1, 2))  # (V,) change of the loss
             order = score.nan_to_num(nan=float("inf")).argsort(stable=True).tolist()
             most = min(DENIED, self._options.candidates)
@@ -218,20 +155,19 @@ class _Openings:
             found.append([*words, *(p for p in self._phrases if p not in words)])
         return found
 
-    def _gradients(self, soft: torch.Tensor, objectives: Sequence[int]) -> list[torch.Tensor]:
-        """Of each objective's loss summed over the pool, to a prompt (N, D)."""
-        total = [torch.zeros_like(soft) for _ in objectives]
+    def _gradients(self) -> list[torch.Tensor]:
+        """Of each objective's loss summed over the pool, to the neutral prompt (N, D)."""
+        total = [torch.zeros_like(self._neutral) for _ in self._objectives]
         for start in range(0, len(self._pool), ROWS):
             seeds = self._pool[start : start + ROWS]
-            leaf = soft.clone().requires_grad_()
-            with torch.enable_grad():
-                said = self._generator.states(leaf[None], self._options.text).of([0] * len(seeds))
-                images = self._generator.draw(said, seeds, mode=self._options.mode, k=self._options.k)
-                for i, o in enumerate(objectives):
-                    (gradient,) = torch.autograd.grad(
-                        self._objectives[o].loss(images).sum(), leaf, retain_graph=i + 1 < len(objectives)
-                    )
-                    total[i] += gradient
+            leaf = self._neutral.clone().requires_grad_()
+            said = self._generator.states(leaf[None], self._options.text).of([0] * len(seeds))
+            images = self._generator.draw(said, seeds, mode=self._options.mode, k=self._options.k)
+            for i, objective in enumerate(self._objectives):
+                (gradient,) = torch.autograd.grad(
+                    objective.loss(images).sum(), leaf, retain_graph=i + 1 < len(self._objectives)
+                )
+                total[i] += gradient
         return total
 
     @torch.no_grad()
@@ -306,23 +242,3 @@ def _effects(there: np.ndarray, losses: np.ndarray) -> np.ndarray:
     x = there - there.mean(0)
     scale = RIDGE * float(there.sum(0).mean()) * np.eye(x.shape[1])
     return np.asarray(np.linalg.solve(x.T @ x + scale, x.T @ (y - y.mean(0))))
-
-
-def _moved(drafts: Sequence[_Draft], tried: Sequence[Mapping[Place, torch.Tensor]]) -> list[_Draft]:
-    """Take the best of the prompts tried where it is better. Those that moved: the others would try again."""
-    moved = []
-    for draft, each in zip(drafts, map(_means, tried), strict=True):
-        for place in _least(each, 1):
-            if each[place] < draft.loss:
-                draft.place, draft.loss = place, each[place]
-                moved.append(draft)
-    return moved
-
-
-def _means(losses: Mapping[Place, torch.Tensor]) -> dict[Place, float]:
-    return {place: float(own.mean()) for place, own in losses.items()}
-
-
-def _least(losses: Mapping[Place, float], most: int) -> list[Place]:
-    """Those of least loss, the best first."""
-    return sorted(losses, key=losses.__getitem__)[:most]

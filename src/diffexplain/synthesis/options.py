@@ -18,9 +18,8 @@ class SynthesisOptions:
     tokens: int = 16  # learnable embeddings
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
-    candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
+    candidates: int = 64  # words that the first gradient proposes for a target, and pictures judge; 0: none
     phrases: tuple[str, ...] = ()  # of a corpus, proposed besides
-    exchanges: int = 1  # rounds in which one word of an opening is exchanged for a better one
     negation: str = "no"  # said before words that do harm, where it is a word; "": never
     steps: int = 24  # iterations at most
     rate: float = 0.15  # Adam's, in norms of the vocabulary
@@ -43,7 +42,7 @@ class SynthesisOptions:
             raise InputError(f"phrases {self.phrases!r}: give a list of them, or a corpus that has them")
         whole = {"tokens": 1, "steps": 0, "restarts": 1, "seeds": 1, "pool": 1, "k": 1}
         for name, least in (
-            whole | {"cutouts": 0, "patience": 0, "candidates": 0, "exchanges": 0, "rows": 0, "seed": 0}
+            whole | {"cutouts": 0, "patience": 0, "candidates": 0, "rows": 0, "seed": 0}
         ).items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it is at least {least}")

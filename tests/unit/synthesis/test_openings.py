@@ -84,7 +84,7 @@ def test_phrases_of_a_corpus_are_proposed_beside_words() -> None:
     known, _ = generator().vocabulary
     words = known[:3]
     phrase = f"{words[0]} {words[1].upper()}, {words[2]}"
-    asked = replace(ASKED, tokens=3, exchanges=0, negation="")
+    asked = replace(ASKED, tokens=3, negation="")
     start = torch.cat([neutral()] * 3)[:3]
     more = replace(asked, phrases=(phrase, phrase, "no-such-word here", " ".join(known[:4]), ""))
     proposed = module._Openings(generator(), [Channel(0)], more, start, POOL, Gallery())._proposed()[0]
@@ -93,16 +93,19 @@ def test_phrases_of_a_corpus_are_proposed_beside_words() -> None:
     assert most_drawn(more, 1) > most_drawn(asked, 1)
 
 
-def test_an_exchange_of_a_word_only_ever_helps() -> None:
-    without = openings(generator(), [Channel(0)], replace(ASKED, exchanges=0), neutral(), POOL, Gallery())[0]
-    table = generator().vocabulary[1]
-    begun = [losses(soft, Channel(0), POOL) for soft in without]
-    assert all(losses(s, Channel(0), POOL) <= b + 1e-5 for s, b in zip(found(0)[0], begun, strict=True))
-    once = openings(generator(), [Channel(0)], replace(ASKED, exchanges=1), neutral(), POOL, Gallery())[0]
-    for before, after in zip(without, once, strict=True):
-        assert int((before != after).any(1).sum()) <= 1  # one word at a time
-    assert any(losses(s, Channel(0), POOL) < b for s, b in zip(once, begun, strict=True))
-    assert all((row == table).all(1).any() for row in once[0])
+def test_what_is_added_to_an_opening_only_ever_helps() -> None:
+    model = module._Openings(generator(), [Channel(0)], ASKED, neutral(), POOL, Gallery())
+    (ranked,) = model._ranked(model._proposed())
+    ladder = model._ladder(ranked, ranked[0])
+    assert [len(p) for p in ladder] == list(range(1, ASKED.tokens + 1))
+    (best,) = model._best([0], [ladder])
+    by_hand = {p: losses(model._soft(p), Channel(0), POOL) for p in ladder}
+    assert by_hand[best] == min(by_hand.values())
+    short = ranked[0]
+    tries = model._longer(ranked, short)
+    assert tries[0] == short
+    assert all(p[: len(short)] == short for p in tries)
+    assert len(tries) == 1 + module.NEXT
 
 
 def test_no_more_pictures_are_drawn_than_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +128,7 @@ def test_no_more_pictures_are_drawn_than_was_said(monkeypatch: pytest.MonkeyPatc
 
 
 def test_targets_to_which_the_same_is_proposed_do_not_depend_on_each_other() -> None:
-    everything = replace(ASKED, candidates=len(generator().vocabulary[0]), exchanges=1)
+    everything = replace(ASKED, candidates=len(generator().vocabulary[0]))
 
     def opened(*colours: int) -> list[torch.Tensor]:
         objectives = [Channel(c) for c in colours]
