@@ -25,7 +25,6 @@ from diffexplain.metrics import clip_eyes
 from diffexplain.mining import load_model
 from diffexplain.records import (
     Origin,
-    Sample,
     SynthesisCost,
     SynthesisRequest,
     SynthesisResult,
@@ -39,7 +38,7 @@ from diffexplain.synthesis.blackbox import BlackBoxOptions, optimise_black_box
 from diffexplain.synthesis.evaluation import Asked, Optimised, measured, pictures_of, samples
 from diffexplain.synthesis.gallery import Gallery
 from diffexplain.synthesis.keeping import caption, nearest, optimised, worded_prompt
-from diffexplain.synthesis.optimisation import Optimum, held_out_seeds, optimise
+from diffexplain.synthesis.optimisation import held_out_seeds, optimise
 from diffexplain.synthesis.options import SynthesisOptions
 from diffexplain.synthesis.units import Unit, carrying_units, last_pooled
 from diffexplain.targets import (
@@ -181,6 +180,7 @@ def synthesize(
     drawn_before = Gallery.at(gallery)
     tell("loading models", 0, 1)
     generator = load_generator(editor, device=on, **(editor_options or {}))
+    drawn_at_first = generator.evaluations
     eyes = clip_eyes(judge or shape.default_judge, device=on)
     request = _request(model, asked, generator, chosen, eyes_name=judge or shape.default_judge, twin=twin,
                        given=given, held_out=held_out, hard=hard, language_model=language_model,
@@ -215,7 +215,11 @@ def synthesize(
         result = SynthesisResult(
             request,
             tuple(results),
-            _cost(optima, run.rows(), chosen, generator, time.monotonic() - started),
+            SynthesisCost(
+                iterations=sum(o.iterations for each in optima for o in each),
+                evaluations=generator.evaluations - drawn_at_first,
+                seconds=time.monotonic() - started,
+            ),
             tuple(_notes(results, model)),
         )
         run.write_result(result)
@@ -386,22 +390,6 @@ def _compared(
 
 def _picture(run: MemoryRun, digest: str) -> torch.Tensor:
     return decode_png(run.picture(digest))
-
-
-def _cost(
-    optima: Sequence[Sequence[Optimum]],
-    rows: Sequence[Sample],
-    options: SynthesisOptions,
-    generator: Generator,
-    seconds: float,
-) -> SynthesisCost:
-    iterations = sum(o.iterations for each in optima for o in each)
-    drawn = sum(r.origin in ("optimised", "plain", "random", "hard") for r in rows)
-    return SynthesisCost(
-        iterations=iterations,
-        evaluations=generator.steps * (iterations * options.seeds + drawn),
-        seconds=seconds,
-    )
 
 
 def _notes(results: Sequence[TargetResult], model: Classifier) -> list[str]:

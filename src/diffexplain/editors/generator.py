@@ -59,7 +59,7 @@ class GeneratorOptions:
 
 
 class Generator:
-    """Draws pictures from prompts, with or without a gradient. Keeps no state between calls.
+    """Draws pictures from prompts, with or without a gradient. Keeps no state but how much it drew.
 
     `model` are the components, `path` the times and noise levels, `exact` what latents are computed in.
     """
@@ -92,6 +92,7 @@ class Generator:
         self.width = sum(weight.shape[1] for _, weight in self.model.vocabularies)
         side, depth = self.size // self.model.factor, int(pipeline.unet.config.in_channels)
         self.latent_shape = (depth, side, side)
+        self.evaluations = 0  # of the UNet for the pictures drawn so far, backward passes not counted
 
     @property
     def device(self) -> torch.device:
@@ -163,6 +164,7 @@ class Generator:
 
         `latent` (R, C, h, w): a first noise in place of the seed's.
         """
+        self.evaluations += self.steps * len(seeds)
         noise = self.noises(seeds)  # (R, n, C, h, w)
         if latent is not None:
             noise = torch.cat([latent.to(noise)[:, None], noise[:, 1:]], dim=1)
@@ -196,6 +198,7 @@ class Generator:
         if checkpointing is None:
             checkpointing = self.latent_shape[-1] >= LARGE
         self.model.checkpoint(checkpointing)
+        self.evaluations += self.steps * len(seeds)
         noise = self.noises(seeds)
         first = noise[:, 0] if latent is None else latent.to(noise)
         given = max(0, self.steps - k) if mode == "last-k" else 0

@@ -102,10 +102,10 @@ class TargetResult:
 
 @dataclass(frozen=True, slots=True)
 class SynthesisCost:
-    """What a synthesis spent."""
+    """What a synthesis spent; evaluations and seconds are those of the call that ended it."""
 
     iterations: int
-    evaluations: int  # of the UNet
+    evaluations: int  # of the UNet, backward passes not counted
     seconds: float
 
 

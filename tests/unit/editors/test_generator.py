@@ -242,6 +242,14 @@ def test_a_learned_latent_gets_the_gradient_too(sampler: Any) -> None:
     assert (gradient * along).sum().item() == pytest.approx(wanted, rel=2e-5)
 
 
+def test_evaluations_count_each_step_of_each_picture() -> None:
+    model = generator()
+    before = model.evaluations
+    model.images(model.prompts([TEXT]).of([0, 0, 0]), SEEDS)
+    model.draw(model.prompts([TEXT]), SEEDS[:1], mode="last-k", k=1)
+    assert model.evaluations - before == STEPS * 4
+
+
 def test_no_weight_has_a_gradient() -> None:
     model, made = generator(), pipeline()
     leaf = model.embedding("cat")[None].clone().requires_grad_()
