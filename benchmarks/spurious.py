@@ -56,14 +56,12 @@ class Size(NamedTuple):
     images: int  # of the class, for the interventions
     truth: int  # avatars that variances are measured with
     steps: int  # of the feature attack
-    synthesis: Mapping[str, Any]
+    synthesis: Mapping[str, Any]  # in place of what `find_spurious` does by itself
 
 
-#: prompts briefly optimised: 20 members' units take hours on two cores even so.
-BRIEF = {"steps": 4, "restarts": 1, "negation": ""}
-FULL = Size(5, 48, 24, 500, 200, BRIEF)
+FULL = Size(5, 48, 24, 500, 200, {})
 FEW = {"steps": 0, "tokens": 1, "candidates": 8, "pool": 4, "seeds": 4}
-QUICK = Size(2, 12, 10, 100, 10, BRIEF | FEW)
+QUICK = Size(2, 12, 10, 100, 10, FEW)
 
 
 class Row(NamedTuple):

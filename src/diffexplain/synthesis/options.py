@@ -24,7 +24,7 @@ class SynthesisOptions:
     steps: int = 24  # iterations at most
     rate: float = 0.15  # Adam's, in norms of the vocabulary
     restarts: int = 2  # of each target
-    seeds: int = 2  # noises a prompt is drawn with in each step
+    seeds: int = 4  # noises a prompt is drawn with in each step
     pool: int = 16  # noises that these are taken from in turn
     mode: Mode = "detached"
     k: int = 1  # last steps with a gradient, in mode last-k
