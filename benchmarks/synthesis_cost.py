@@ -78,8 +78,9 @@ def speed(
 
 def own_classes() -> list[str]:
     """The class that each planted classifier was made for, as CLASSIFIER/LABEL."""
-    configs = {name: pocket.classifier_folder(name) / "config.json" for name in pocket.classifiers()}
-    return [f"{name}/{json.loads(c.read_text())['target']}" for name, c in configs.items() if name != "null"]
+    names = [name for name in pocket.classifiers() if name != "null"]
+    configs = [json.loads((pocket.classifier_folder(name) / "config.json").read_text()) for name in names]
+    return [f"{name}/{config['target']}" for name, config in zip(names, configs, strict=True)]
 
 
 def level(
