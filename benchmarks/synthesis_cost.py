@@ -1,7 +1,7 @@
 """What optimised prompts cost: time to the same held-out log-odds as the published scheme's, and memory.
 
 A part of `benchmarks.synthesis`. The published scheme draws one picture at a time by both branches, freezes
-nothing and takes 1,000 iterations of four steps; here it is given up after 300 of them, and the ratio is then
+nothing and takes 1,000 iterations of four steps; here it is given up after half of them, and the ratio is then
 a lower bound. It is run on the class that each planted classifier was made for. Ours is a class's share of
 the batch of all classes; what its prompt reaches is the level.
 """
@@ -32,7 +32,7 @@ from diffexplain.synthesis import SynthesisOptions, held_out_seeds
 from diffexplain.targets import ClassObjective
 
 SHOWN = 22_345  # names the held-out seeds
-ITERATIONS, EVERY = 300, 20  # of the published scheme at most, and how often its prompt is read
+ITERATIONS, EVERY = 500, 20  # of the published scheme at most, and how often its prompt is read
 RATE = 0.01  # of its AdamW: a tenth of DEXTER's, for the pocket model's embeddings are small
 GB = 2**30
 
