@@ -1,9 +1,9 @@
 """What optimised prompts cost: time to the same held-out log-odds as the published scheme's, and memory.
 
 A part of `benchmarks.synthesis`. The published scheme draws one picture at a time by both branches, freezes
-nothing and takes 1,000 iterations of four steps; here it is given up after half of them, and the ratio is then
-a lower bound. It is run on the class that each planted classifier was made for. Ours is a class's share of
-the batch of all classes; what its prompt reaches is the level.
+nothing and takes 1,000 iterations of four steps; here it is given up after half of them, and the ratio is
+then a lower bound. It is run on the class that each planted classifier was made for. Ours is a class's share
+of the batch of all classes; what its prompt reaches is the level.
 """
 
 from __future__ import annotations
