@@ -42,7 +42,7 @@ SHOWN = 12_345  # names the held-out seeds; nothing was ever chosen on these
 MARGIN = 0.25  # log-odds from which a shortcut's true effect counts
 BEATEN = 2.0  # log-odds by which a class has to beat its plain prompt
 UNITS_OF = ("wintry", "layer4")  # whose last pooled layer is asked
-SETTINGS = SynthesisOptions(text="a person with", word="person", steps=16, restarts=1)
+SETTINGS = SynthesisOptions(text="a person with", word="person", restarts=1)
 QUICK = replace(SETTINGS, steps=3, candidates=6, pool=4)
 #: class -> words of its one cause, where that is the presence of something.
 CAUSES = {

@@ -18,7 +18,7 @@ class SynthesisOptions:
     tokens: int = 16  # learnable embeddings
     text: str = "a picture of a"  # fixed, ahead of them
     word: str = "person"  # neutral, what they start from
-    candidates: int = 64  # words that the first gradient proposes for a target, and pictures judge; 0: none
+    candidates: int = 192  # words that the first gradient proposes for a target, and pictures judge; 0: none
     phrases: tuple[str, ...] = ()  # of a corpus, proposed besides
     negation: str = "no"  # said before words that do harm, where it is a word; "": never
     steps: int = 24  # iterations at most
