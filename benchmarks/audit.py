@@ -40,9 +40,9 @@ AUDITED = (
     "facial hair", "facewear", "headwear", "clothing/colour", "skin tone", "background/colour",
     "background/pattern", "sticker",
 )  # fmt: skip
-EDITED = 640  # avatars whose edits are made; of 256 even exact effects err by 0.06 log-odds
+EDITED = 1_000  # avatars whose edits are made; of 256 even exact effects err by 0.06 log-odds
 EDITOR = "pocket-turbo"  # four steps an edit; it hardly does worse than `pocket` (`benchmarks.pocket`)
-TRUTH = 1_000  # avatars rendered again for the true effects
+TRUTH = 4_000  # avatars rendered again for the true effects
 READ = ("skin tone", "background/colour", "headwear", "clothing/colour")
 SLOTS = {path: slot for path, (slot, _) in world.LEAVES.items()}
 

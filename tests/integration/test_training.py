@@ -223,8 +223,11 @@ def test_captions_are_empty_single_or_free() -> None:
 
 
 def test_the_fewest_steps_within_a_standard_error_are_chosen() -> None:
-    slow, quick, poor = ({"steps": s, "skip": k} for s, k in ((10, 0.0), (5, 0.1), (4, 0.0)))
-    other = {"steps": 5, "skip": 0.0}  # as few steps
-    assert calibrate.choose([(0.92, slow), (0.91, quick), (0.80, poor)], 256) is quick
-    assert calibrate.choose([(0.92, slow), (0.91, quick), (0.80, poor)], 100_000) is slow
-    assert calibrate.choose([(0.905, other), (0.92, slow), (0.91, quick)], 256) is quick
+    def tried(clean: float, off: float, steps: int) -> calibrate.Tried:
+        return calibrate.Tried({"steps": steps}, 1.0, 1.0, clean, off)
+
+    slow, quick, poor = tried(0.92, 0.03, 10), tried(0.91, 0.03, 5), tried(0.80, 0.02, 4)
+    assert calibrate.choose([slow, quick, poor], 256) is quick.options
+    assert calibrate.choose([slow, quick, poor], 100_000) is slow.options
+    nearer = tried(0.905, 0.02, 5)  # as few steps
+    assert calibrate.choose([slow, quick, nearer], 256) is nearer.options
