@@ -42,7 +42,7 @@ AUDITED = (
 )  # fmt: skip
 EDITED = 1_000  # avatars whose edits are made; of 256 even exact effects err by 0.06 log-odds
 EDITOR = "pocket-turbo"  # four steps an edit; it hardly does worse than `pocket` (`benchmarks.pocket`)
-TRUTH = 4_000  # avatars rendered again for the true effects
+TRUTH = 2_000  # avatars rendered again for the true effects
 READ = ("skin tone", "background/colour", "headwear", "clothing/colour")
 SLOTS = {path: slot for path, (slot, _) in world.LEAVES.items()}
 
