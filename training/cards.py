@@ -40,7 +40,8 @@ PARTS = {
     ),
     "turbo": (
         "Pocket editor, few steps",
-        "The pocket editor's pipeline with its UNet distilled to four steps (`training/turbo.py`).",
+        "The pocket editor's pipeline with its UNet distilled to four steps (`training/turbo.py`). "
+        "`diffexplain.json` holds the settings chosen by `training/calibrate.py`.",
         ("turbo_success", "turbo_leaf_share", "turbo_others_unchanged", "turbo_all_others_unchanged"),
     ),
     "clipseg": (
