@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from diffexplain import pocket
-from diffexplain.captions import read_captions
+from diffexplain.captions import filled, read_captions
 from diffexplain.classifiers import checked_logits
 from diffexplain.classifiers.networks import from_timm_folder
 from diffexplain.corpus import Corpus
@@ -66,7 +66,7 @@ def added(
         inversion = editor.invert(images, seeds)
         prompts = [corpus[leaf].prompt for leaf in leaves]
     else:
-        captions = read_captions(corpus, presence(judge, corpus, images))
+        captions = filled(read_captions(corpus, presence(judge, corpus, images)))
         inversion = editor.invert(images, seeds, [c.text for c in captions])
         prompts = [c.edited(leaf, "add")[0] for c, leaf in zip(captions, leaves, strict=True)]
     return rounded(editor.edit(inversion, [Edit(i, (Term(p),)) for i, p in enumerate(prompts)]))

@@ -4,12 +4,17 @@ The source prompt of a picture names what the judge sees in it, one clause a con
 is the same caption with one clause exchanged, added or left out. So everything else is asked to stay, as
 edit-friendly inversion with a source and a target prompt intends (Huberman-Spiegelglas, Kulikov & Michaeli,
 CVPR 2024, section 4); DiffEx and LEDITS++ start from an empty prompt.
+
+An edit may uncover what no picture can tell: glasses in place of sunglasses show eyes. Left unsaid, these
+would be what the diffusion model likes best, and its taste would be read as the concept's effect. So their
+values are drawn, and said: every value of a slot as often, over the pictures of a run that hide it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,12 +25,20 @@ SAID = 0.5  # presence from which a concept is named
 MOST = 16  # clauses of a caption, the surest: a CLIP text encoder reads 77 tokens
 
 
+class Covered(NamedTuple):
+    """A slot that a picture does not show: what hides it there, and the value drawn for it."""
+
+    by: tuple[str, ...]
+    value: str | None = None  # a leaf; empty: the slot's absence; None: not drawn
+
+
 @dataclass(frozen=True, slots=True)
 class Caption:
     """The clauses of one picture, in the order of the corpus; keys are slots, or paths outside any slot."""
 
     corpus: Corpus
     clauses: Mapping[str, str]
+    covered: Mapping[str, Covered] = field(default_factory=dict)  # slots that it hides
 
     @property
     def text(self) -> str:
@@ -41,13 +54,27 @@ class Caption:
         key = concept.slot or path
         gone = {key, *(c for c in self.clauses if direction == "add" and _displaces(self.corpus, concept, c))}
         rest = {k: v for k, v in self.clauses.items() if k not in gone}
+        shown = dict(self._uncovered(concept, direction))
         if direction == "add":
-            return self._worded(self._placed(rest, key, concept.phrase), concept.own_prompt), 1.0
+            said = {**self._placed(rest, key, concept.phrase), **shown}
+            return self._worded(said, concept.own_prompt), 1.0
         if concept.slot and concept.absent:
-            return self._worded(self._placed(rest, key, concept.absent), ""), 1.0
+            return self._worded({**self._placed(rest, key, concept.absent), **shown}, ""), 1.0
         if key in self.clauses:
-            return self._worded(rest, ""), 1.0
+            return self._worded({**rest, **shown}, ""), 1.0
         return self._worded(self._placed(rest, key, concept.phrase), concept.own_prompt), -1.0
+
+    def _uncovered(self, edited: Concept, direction: Direction) -> Iterator[tuple[str, str]]:
+        """Slot and clause of what can be seen once that edit is made, and could not before."""
+        seen = {
+            slot: value
+            for slot, (by, value) in self.covered.items()
+            if value is not None and all(_goes(self.corpus[h], edited, direction) for h in by)
+        }
+        for slot, value in seen.items():
+            others = [self.corpus[v] for s, v in seen.items() if v and s != slot]
+            if not any(_displaces(self.corpus, other, slot) for other in others):
+                yield slot, (self.corpus[value].phrase if value else self.corpus[slot].absent) or ""
 
     def _placed(self, rest: Mapping[str, str], key: str, clause: str) -> dict[str, str]:
         """The clauses with one more: where its key stood, else at the end."""
@@ -63,37 +90,73 @@ class Caption:
 
 
 def read_captions(corpus: Corpus, presence: Mapping[str, np.ndarray]) -> tuple[Caption, ...]:
-    """The captions of N pictures from concept -> (N,) presence in [0, 1], as `effects.presence` gives it."""
+    """The captions of N pictures from concept -> (N,) presence in [0, 1], as `effects.presence` gives it.
+
+    What they hide has no value yet: `filled` draws it for all pictures together.
+    """
     n = len(next(iter(presence.values())))
     nodes = (*corpus.walk(), *corpus.outside.values())
     sure: dict[str, tuple[np.ndarray, list[str]]] = {}  # key -> how sure (N,), clause of each picture
+    hidden: dict[str, np.ndarray] = {}  # slot -> which of what may hide it does (what, N)
     for concept in nodes:
         if concept.slot == concept.path:
-            sure[concept.path] = _slot(corpus, concept, presence, n)
+            there = np.array([presence[h] >= SAID for h in concept.hidden_by], dtype=bool).reshape(-1, n)
+            hidden[concept.path] = there
+            sure[concept.path] = _slot(corpus, concept, presence, np.asarray(there.any(0)))
         elif concept.slot is None and concept.is_leaf and concept.phrase:
             sure[concept.path] = (presence[concept.path], [concept.phrase] * n)
     captions = []
     for i in range(n):
         known = [k for k, (share, clause) in sure.items() if clause[i] and share[i] >= SAID]
         surest = set(sorted(known, key=lambda k: -sure[k][0][i])[:MOST])
-        captions.append(Caption(corpus, {k: sure[k][1][i] for k in known if k in surest}))
+        covered = {
+            slot: Covered(tuple(h for h, yes in zip(corpus[slot].hidden_by, there[:, i], strict=True) if yes))
+            for slot, there in hidden.items()
+            if there[:, i].any()
+        }
+        captions.append(Caption(corpus, {k: sure[k][1][i] for k in known if k in surest}, covered))
     return tuple(captions)
 
 
+def filled(captions: Sequence[Caption]) -> tuple[Caption, ...]:
+    """The captions of a run's pictures with a value for every slot that they hide.
+
+    Its absence is one of the values where it has words. Stratified: of each K pictures that hide a slot of K
+    values every one gets another, in random order.
+    """
+    rng, left = np.random.default_rng(0), dict[str, list[str]]()
+    found = []
+    for caption in captions:
+        values = {}
+        for slot, covered in caption.covered.items():
+            if not left.get(slot):
+                members = [m.path for m in caption.corpus.slot_leaves(slot)]
+                left[slot] = rng.permutation([*members, *[""] * bool(caption.corpus[slot].absent)]).tolist()
+            values[slot] = covered._replace(value=left[slot].pop())
+        found.append(replace(caption, covered=values))
+    return tuple(found)
+
+
 def _slot(
-    corpus: Corpus, slot: Concept, presence: Mapping[str, np.ndarray], n: int
+    corpus: Corpus, slot: Concept, presence: Mapping[str, np.ndarray], hidden: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """The likeliest leaf of a slot, or its absence, in each picture; nothing where it is hidden."""
+    """The likeliest leaf of a slot, or its absence, in each picture; nothing where it is hidden (N,)."""
     members = corpus.slot_leaves(slot.path)
-    shares = np.stack([presence[m.path] for m in members] + [np.zeros(n)])
-    hidden = np.zeros(n, dtype=bool)
-    for hiding in slot.hidden_by:
-        hidden |= presence[hiding] >= SAID
+    shares = np.stack([presence[m.path] for m in members] + [np.zeros(len(hidden))])
     if slot.absent:
         shares[-1] = 1 - shares[:-1].sum(0)
     shares[:, hidden] = 0.0
     words = [*(m.phrase for m in members), slot.absent or ""]
     return shares.max(0), [words[k] for k in shares.argmax(0)]
+
+
+def _goes(hiding: Concept, edited: Concept, direction: Direction) -> bool:
+    """Whether something that hides is no longer there after an edit."""
+    own = edited.path == hiding.path or edited.path.startswith(hiding.path + "/")
+    instead = edited.slot is not None and hiding.slot == edited.slot
+    if direction == "remove":
+        return own or instead
+    return (instead or hiding.path in edited.replaces) and not own
 
 
 def _displaces(corpus: Corpus, added: Concept, key: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from diffexplain.classifiers import notes_of
-from diffexplain.effects import Share, Subject, Tools, draw, joined, measured, read
+from diffexplain.effects import Share, Subject, Tools, completed, draw, joined, measured, read
 from diffexplain.execution import Here, Workers
 from diffexplain.images import Pictures, encode_png
 from diffexplain.records import RACING, Ask, Effect
@@ -116,6 +116,7 @@ def prepared(workers: Workers, name: str, tools: Tools, given: Pictures, seeds: 
     for share in workers.answers(Inverting(name, group, seeds) for group in groups):
         found.append(share)
         tell("inverting", sum(len(s.hashes) for s in found), len(given) * seeds)
+    found = completed(found, tools.corpus)
     single = tuple(workers.place(share.of(i)) for share in found for i in range(len(share.images)))
     return Bench(tools, joined(found, tools.corpus, given), name, single)
 

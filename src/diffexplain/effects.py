@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from diffexplain.captions import Caption, read_captions
+from diffexplain.captions import Caption, Covered, filled, read_captions
 from diffexplain.corpus import Concept, Corpus
 from diffexplain.editors import Edit, Editor, Inversion, Term, begun
 from diffexplain.images import Pictures, hashes, rounded, to_8bit
@@ -149,7 +149,8 @@ def invert(tools: Tools, pictures: Pictures, seeds: int) -> Inverted:
 
 def prepare(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | None = None) -> Subject:
     """Invert, reconstruct, score and read every picture once."""
-    return joined([measured(tools, pictures, seeds, inverted)], tools.corpus, pictures)
+    shares = completed([measured(tools, pictures, seeds, inverted)], tools.corpus)
+    return joined(shares, tools.corpus, pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ class Share:
     images: tuple[str, ...]
     seeds: int
     clauses: tuple[Mapping[str, str], ...]  # (rows,) of the captions
+    covered: tuple[Mapping[str, Covered], ...]  # and what those pictures hide
     inversion: Inversion
     reconstructions: torch.Tensor  # (rows, 3, H, W), uint8
     hashes: tuple[str, ...]
@@ -173,6 +175,7 @@ class Share:
             images=(self.images[image],),
             seeds=self.seeds,
             clauses=self.clauses[rows],
+            covered=self.covered[rows],
             inversion=self.inversion.select(range(rows.start, rows.stop)),
             reconstructions=self.reconstructions[rows].clone(),
             hashes=self.hashes[rows],
@@ -200,6 +203,7 @@ def measured(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | 
         images=pictures.hashes,
         seeds=seeds,
         clauses=tuple(c.clauses for c in inverted.captions),
+        covered=tuple(c.covered for c in inverted.captions),
         inversion=inverted.inversion,
         reconstructions=to_8bit(reconstructions),
         hashes=hashes(reconstructions),
@@ -207,6 +211,12 @@ def measured(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | 
         moved=moved,
         presence=np.stack([seen[path] for path in sorted(seen)]),
     )
+
+
+def completed(shares: Sequence[Share], corpus: Corpus) -> list[Share]:
+    """The same, with values for what their pictures hide, drawn for all shares of a run together."""
+    seen = iter(filled([Caption(corpus, *c) for s in shares for c in zip(s.clauses, s.covered, strict=True)]))
+    return [replace(s, covered=tuple(next(seen).covered for _ in s.covered)) for s in shares]
 
 
 def joined(shares: Sequence[Share], corpus: Corpus, pictures: Pictures | None = None) -> Subject:
@@ -219,7 +229,7 @@ def joined(shares: Sequence[Share], corpus: Corpus, pictures: Pictures | None = 
     return Subject(
         images=tuple(image for s in shares for image in s.images),
         seeds=seeds,
-        captions=tuple(Caption(corpus, clauses) for s in shares for clauses in s.clauses),
+        captions=tuple(Caption(corpus, *c) for s in shares for c in zip(s.clauses, s.covered, strict=True)),
         inversion=Inversion.joined([s.inversion for s in shares]),
         reconstructions=reconstructions,
         hashes=tuple(name for s in shares for name in s.hashes),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from diffexplain.captions import MOST, Caption, read_captions
+from diffexplain.captions import MOST, Caption, filled, read_captions
 from diffexplain.corpus import Corpus, load_corpus, parse_corpus
 from diffexplain.worlds import avatars as world
 
@@ -131,6 +131,27 @@ def test_the_caption_of_a_well_read_avatar_is_the_worlds(seed: int):
                 assert clauses(prompt) - clauses(caption.text) == {clause_of(leaf)}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_every_edit_of_a_filled_caption_says_all_that_can_be_seen_then(seed: int):
+    corpus: Corpus = load_corpus("avatars")
+    people = world.sample(60, seed)
+    presence = {c.path: np.array([world.present(a, c.path) for a in people], float) for c in corpus.walk()}
+    for avatar, caption in zip(people, filled(read_captions(corpus, presence)), strict=True):
+        assert caption.text == world.caption(avatar)
+        for leaf, (slot, _) in world.LEAVES.items():
+            for direction in ("add", "remove"):
+                if world.eligible(avatar, leaf, direction):
+                    after = world.do(avatar, leaf, direction)
+                    said = clauses(caption.edited(leaf, direction)[0])
+                    known = clauses(world.caption(avatar)) | {
+                        clause_of(leaf),
+                        world.OPTIONAL.get(slot, ("", ""))[1],
+                    }
+                    seen = [s for s in world.Avatar._fields if world.applicable(after, s)]
+                    assert len(said) == len(seen)  # one value of every attribute
+                    assert said & known == clauses(world.caption(after)) & known
+
+
 def clauses(prompt: str) -> set[str]:
     return set(prompt.removeprefix("a person with ").split(", "))
 
@@ -216,3 +237,71 @@ concepts:
     assert read([0.0, 1.0, 0.0]).text == "a"
     assert read([0.0, 1.0, 0.0]).edited("o/i/b", "add")[0] == "b"
     assert read([0.0, 1.0, 0.0]).edited("o/x", "add")[0] == "x"
+
+
+# --- what an edit uncovers --------------------------------------------------------------------------
+
+
+def hiding(n: int) -> tuple[Caption, ...]:
+    """Captions of pictures with an iron helmet, which hides hair."""
+    presence = {c: np.full(n, float(c in ("hat/helmet", "hat/helmet/iron"))) for c in TREE}
+    return filled(read_captions(TREE, presence))
+
+
+@pytest.mark.parametrize(
+    ("path", "direction", "expected"),
+    [
+        ("hat/cap", "add", "a cap, {hair}"),
+        ("hat/helmet", "remove", "a bare head, {hair}"),
+        ("hat/helmet/iron", "remove", "a bare head, {hair}"),
+        ("hat/helmet/straw", "add", "straw"),  # hides it too
+        ("ball", "add", "iron, a ball"),
+    ],
+)
+def test_what_an_edit_uncovers_is_said(path: str, direction: str, expected: str):
+    said = {c.edited(path, direction)[0] for c in hiding(4)}  # type: ignore[arg-type]
+    assert said == {f"a toy with {expected.format(hair=f'{colour} hair')}" for colour in ("red", "blue")}
+
+
+def test_every_hidden_value_is_drawn_as_often():
+    said = [c.edited("hat/cap", "add")[0] for c in hiding(20)]
+    assert all(len({a, b}) == 2 for a, b in zip(said[::2], said[1::2], strict=True))
+    assert len(set(said[::2])) == 2  # in random order
+    assert [c.text for c in hiding(20)] == ["a toy with iron"] * 20
+
+
+NESTED = parse_corpus(
+    """
+name: faces
+domain: faces
+prompt: "{phrase}"
+neutral: a face
+concepts:
+  - name: mask
+    exclusive: true
+    absent: no mask
+    children: [{name: full}, {name: half}]
+  - name: goggles
+    exclusive: true
+    absent: no goggles
+    children: [{name: dark}]
+  - name: eyes
+    hidden_by: [mask/full, goggles/dark]
+    children:
+      - {name: opening, exclusive: true, children: [{name: shut}]}
+      - {name: colour, exclusive: true, hidden_by: [eyes/opening/shut], children: [{name: blue}]}
+      - {name: scar, exclusive: true, absent: no scar, children: [{name: long}]}
+"""
+)
+
+
+def test_what_something_else_hides_still_and_what_the_drawn_hides_is_not_said():
+    def read(*there: str) -> list[Caption]:
+        presence = {c.path: np.full(2, max(float(x in there) for x in c.leaves)) for c in NESTED.walk()}
+        return list(filled(read_captions(NESTED, presence)))
+
+    assert {c.edited("mask/half", "add")[0] for c in read("mask/full", "goggles/dark")} == {"half, dark"}
+    assert {c.edited("mask/half", "add")[0] for c in read("mask/full")} == {
+        "half, no goggles, shut, long",  # shut eyes have no colour
+        "half, no goggles, shut, no scar",
+    }

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diffexplain import effects
-from diffexplain.captions import Caption, read_captions
+from diffexplain.captions import Caption, filled, read_captions
 from diffexplain.corpus import Corpus, parse_corpus
 from diffexplain.editors import Edit, Inversion, Term, load_editor
 from diffexplain.effects import (
@@ -368,7 +368,7 @@ def test_a_picture_has_the_same_noise_in_whatever_company(tools: Tools, given: P
 
 def test_a_picture_is_inverted_from_its_caption(tools: Tools, given: Pictures, prepared: Subject):
     seen = read_captions(TREE, presence(tools.judge, TREE, given.pixels))
-    assert prepared.captions == tuple(c for c in seen for _ in range(2))
+    assert prepared.captions == filled([c for c in seen for _ in range(2)])
     assert prepared.inversion.prompts == tuple(c.text for c in prepared.captions)
     noise = [generator_seed(h, s) for h in given.hashes for s in range(2)]
     blank = tools.editor.invert(given.pixels.repeat_interleave(2, dim=0), noise)
