@@ -22,12 +22,12 @@ from rich.progress import track
 import diffexplain as dx
 from benchmarks import harness
 from diffexplain import api, pocket
-from diffexplain.api.auditing import kept_pairs
+from diffexplain.api.auditing import kept_inputs, kept_pairs
 from diffexplain.auditing import Attribute, attribute_gaps, attributes, fairness_gaps, read_attribute
 from diffexplain.classifiers import checked_logits, load_classifier
 from diffexplain.classifiers.null import NullClassifier
 from diffexplain.corpus import load_corpus
-from diffexplain.counterfactuals import Counterfactuals
+from diffexplain.counterfactuals import Counterfactuals, Rebuilt
 from diffexplain.editors import load_editor
 from diffexplain.judges import load_judge
 from diffexplain.shares import confusion, corrected_shares, counted
@@ -88,7 +88,7 @@ def measure(quick: bool) -> Mapping[str, Any]:
 
 def audit_figures(quick: bool) -> Mapping[str, Any]:
     """Counterfactual edits: which attributes matter to the biased one beyond its twin, pooled over pairs."""
-    return audited(biased(held_out=not quick), edits(quick), audited_by(quick), truths(quick))
+    return audited(biased(held_out=not quick), *edits(quick), audited_by(quick), truths(quick))
 
 
 def audited_by(quick: bool) -> tuple[str, ...]:
@@ -97,8 +97,8 @@ def audited_by(quick: bool) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2)
-def edits(quick: bool) -> list[Counterfactuals]:
-    """Every value of the attributes put into avatars, once for all members and parts."""
+def edits(quick: bool) -> tuple[list[Counterfactuals], Rebuilt]:
+    """Every value of the attributes put into avatars, and these, once for all members and parts."""
     corpus, seed = load_corpus("avatars"), DEVELOPMENT_SEED if quick else SEED
     images = world.render(world.sample(12 if quick else EDITED, seed), load_editor(EDITOR).size)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,9 @@ def edits(quick: bool) -> list[Counterfactuals]:
             NullClassifier(), images, corpus=corpus.restrict(audited_by(quick)), editor=EDITOR,
             method="exhaustive", joint_steps=1, directions=("add",), out=Path(folder) / "edits",
         )  # fmt: skip
-        return list(kept_pairs(Path(folder) / "edits").values())
+        given = kept_inputs(Path(folder) / "edits")
+        assert given is not None
+        return list(kept_pairs(Path(folder) / "edits").values()), given
 
 
 @lru_cache(maxsize=2)
@@ -139,6 +141,7 @@ def scores(targets: Mapping[str, Target], images: torch.Tensor) -> dict[str, np.
 def audited(
     members: Sequence[tuple[Member, Member]],
     pairs: Sequence[Counterfactuals],
+    given: Rebuilt,
     names: Sequence[str],
     truth: Mapping[str, Mapping[str, Truth]],
 ) -> Mapping[str, Any]:
@@ -148,7 +151,8 @@ def audited(
     said: list[bool] = []
     for one, twin in bar(members, description="audit"):
         cause = attribute_of(wanted, one.stated["cause"])
-        for gap in attribute_gaps(fairness_gaps(one.target(), pairs, wanted, twin=twin.target())):
+        gaps = fairness_gaps(one.target(), pairs, wanted, twin=twin.target(), rebuilt=given)
+        for gap in attribute_gaps(gaps):
             if gap.attribute != cause:
                 rows.append(
                     (

@@ -32,7 +32,7 @@ from diffexplain.auditing import attributes, fairness_gaps
 from diffexplain.baselines import AttackOptions, maximise
 from diffexplain.classifiers import Classifier, load_classifier
 from diffexplain.corpus import load_corpus
-from diffexplain.counterfactuals import Counterfactuals
+from diffexplain.counterfactuals import Counterfactuals, Rebuilt
 from diffexplain.editors.generator import Generator, load_generator
 from diffexplain.images import rounded
 from diffexplain.judges import load_segmenter
@@ -230,12 +230,13 @@ def _score(said: UnitVerdict) -> float:
 def shortcuts_figures(quick: bool) -> Mapping[str, Any]:
     """Concepts named shortcuts, over pairs of a member and a concept outside its cause's attribute."""
     members = [m for pair in audit.biased(held_out=not quick) for m in pair]
-    return shortcut_figures(members, audit.edits(quick), audit.truths(quick))
+    return shortcut_figures(members, *audit.edits(quick), audit.truths(quick))
 
 
 def shortcut_figures(
     members: Sequence[Member],
     pairs: Sequence[Counterfactuals],
+    given: Rebuilt,
     truth: Mapping[str, Mapping[str, audit.Truth]],
 ) -> Mapping[str, Any]:
     """Recall over pairs above the margin, false discoveries among those named, with exact intervals.
@@ -253,7 +254,7 @@ def shortcut_figures(
             for p in pairs
             if p.concept in world.LEAVES and audit.SLOTS[p.concept] != slot and not hides(p.concept, slot)
         ]
-        named = named_by(member, mine, margin, looked)
+        named = named_by(member, mine, given, margin, looked)
         true = truth[member.name]
         rows += [(member.name, p.concept, float(p.concept in named), true[p.concept].value) for p in mine]
         errors += [true[p.concept].error for p in mine]
@@ -282,6 +283,7 @@ def hides(concept: str, slot: str) -> bool:
 def named_by(
     member: Member,
     pairs: Sequence[Counterfactuals],
+    given: Rebuilt,
     margin: float,
     looked: dict[tuple[str, str], Interval | None],
 ) -> set[str]:
@@ -294,9 +296,9 @@ def named_by(
     object_ = thing(words)
     wanted = attributes(load_corpus("avatars"), audit.AUDITED)
     named = set()
-    for g in fairness_gaps(target, pairs, wanted):
+    for g in fairness_gaps(target, pairs, wanted, rebuilt=given):
         p = next(p for p in pairs if p.concept == g.concept)
-        moved = Moved(g.concept, g.direction, g.gap, g.low, g.high, g.q, g.images, g.back, g.both)
+        moved = Moved(g.concept, g.direction, g.gap, g.low, g.high, g.q, g.images, g.back, g.lost, g.both)
         if not moved.matters(margin):
             continue
         if (cause, p.concept) not in looked:

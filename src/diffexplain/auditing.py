@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from diffexplain.corpus import Concept, Corpus
-from diffexplain.counterfactuals import Counterfactuals, gap
+from diffexplain.counterfactuals import Counterfactuals, Rebuilt, gap
 from diffexplain.effects import PRESENT, presence
 from diffexplain.errors import InputError
 from diffexplain.images import rounded
 from diffexplain.judges import Judge
-from diffexplain.layout import told
+from diffexplain.layout import Slot, told
 from diffexplain.records.audit import AttributeGap, AttributeShares, FairnessGap, Reading, Reference
 from diffexplain.shares import Counts, confusion, corrected_shares, counted, difference
 from diffexplain.statistics import benjamini_hochberg, benjamini_yekutieli
@@ -184,19 +184,21 @@ def fairness_gaps(
     wanted: Sequence[Attribute],
     *,
     twin: Target | None = None,
+    rebuilt: Rebuilt | None = None,
 ) -> tuple[FairnessGap, ...]:
     """What each edit of the attributes does to a target's answer, largest first; less the twin's, if given.
 
-    p is of "there is no gap"; q is corrected for all edits under any dependence, for they share pictures.
+    `rebuilt`: the pictures that were edited, which tell what reconstruction takes from a value. p is of
+    "there is no gap"; q is corrected for all edits under any dependence, for they share pictures.
     """
     of_leaf = {c.path: a for a in wanted for c in a.leaves}
     measured = [(p, gap(target, p, twin)) for p in pairs if p.concept in of_leaf and len(p)]
     added = {p.concept: found.changes for p, found in measured if p.direction == "add"}
-    always = [[c.path for c in a.leaves] for a in wanted if not a.leaves[0].absent_prompt]
-    both_ways = told(added, always)
+    slots = [Slot(tuple(c.path for c in a.leaves), bool(a.leaves[0].absent_prompt)) for a in wanted]
+    in_all = told(added, slots, rebuilt.lost(target, twin) if rebuilt else None)
     rows = []
     for pair, found in measured:
-        e, both = found.change, both_ways.get(pair.concept) if pair.direction == "add" else None
+        e, whole = found.change, in_all.get(pair.concept) if pair.direction == "add" else None
         rows.append(
             FairnessGap(
                 concept=pair.concept,
@@ -212,8 +214,9 @@ def fairness_gaps(
                 flip_low=found.flip_low,
                 flip_high=found.flip_high,
                 success_rate=found.happened,
-                back=both.had if both else math.nan,
-                both=both.both if both else None,
+                back=whole.had if whole else math.nan,
+                lost=whole.lost if whole else math.nan,
+                both=whole.both if whole else None,
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])
@@ -222,7 +225,7 @@ def fairness_gaps(
 
 
 def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
-    """One row an attribute: its largest gap, both ways, and Simes' p (1986) of "no edit does anything"."""
+    """One row an attribute: its largest gap, and Simes' p (1986) of "no edit does anything"."""
     rows = []
     for name in dict.fromkeys(g.attribute for g in gaps):
         mine = [g for g in gaps if g.attribute == name]
@@ -240,6 +243,7 @@ def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
                 simes,
                 math.nan,
                 best.back,
+                best.lost,
                 best.both,
             )
         )

@@ -6,7 +6,7 @@ or a model before and after its mitigation, so their difference is paired and co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,22 @@ class Counterfactuals:
 
 
 @dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Pictures as given and as the editor rebuilds them, (N, 3, H, W); a row for each image and noise."""
+
+    images: tuple[str, ...]  # content hash of the picture
+    originals: torch.Tensor
+    reconstructions: torch.Tensor
+
+    def lost(self, target: Target, twin: Target | None = None) -> Mapping[str, float]:
+        """Image -> the score that rebuilding it took; less what it took of the twin's, where one is given."""
+        change = target.score(self.originals) - target.score(self.reconstructions)
+        if twin is not None:
+            change = change - (twin.score(self.originals) - twin.score(self.reconstructions))
+        return by_image(change.numpy(), self.images)
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """What a change did to a score: mean Δ log-odds with its interval, and how often the answer flipped."""
 
@@ -63,9 +79,8 @@ def counterfactuals(
 ) -> Mapping[tuple[str, str], Counterfactuals]:
     """(concept, direction) -> pairs, of the eligible reported rows; `picture` gives a PNG by its hash."""
     table: dict[tuple[str, str], list[Effect]] = {}
-    for row in rows:
-        if row.eligible and row.stage == "report":
-            table.setdefault((row.concept, row.direction), []).append(row)
+    for row in _reported(rows):
+        table.setdefault((row.concept, row.direction), []).append(row)
     known: dict[str, torch.Tensor] = {}
 
     def seen(names: Iterable[str]) -> torch.Tensor:
@@ -83,6 +98,26 @@ def counterfactuals(
         )
         for key, mine in table.items()
     }
+
+
+def rebuilt(rows: Iterable[Effect], picture: Callable[[str], bytes]) -> Rebuilt | None:
+    """The pictures that those edits are of; None where there are none. `picture` gives a PNG by its hash."""
+    names = sorted({(row.image, row.reconstruction) for row in _reported(rows)})
+    if not names:
+        return None
+    originals, reconstructions = (
+        torch.stack([decode_png(picture(n)) for n in each]) for each in zip(*names, strict=True)
+    )
+    return Rebuilt(tuple(image for image, _ in names), originals, reconstructions)
+
+
+def _reported(rows: Iterable[Effect]) -> Iterator[Effect]:
+    return (row for row in rows if row.eligible and row.stage == "report")
+
+
+def by_image(values: np.ndarray, images: Sequence[str]) -> Mapping[str, float]:
+    """The mean of each image's values."""
+    return dict(zip(sorted(set(images)), map(float, cluster_means(values, images)), strict=True))
 
 
 def gap(target: Target, pairs: Counterfactuals, twin: Target | None = None) -> Gap:
@@ -103,5 +138,5 @@ def gap(target: Target, pairs: Counterfactuals, twin: Target | None = None) -> G
         low,
         high,
         float(pairs.happened.mean()) if len(pairs) else float("nan"),
-        dict(zip(sorted(set(pairs.images)), map(float, cluster_means(change, pairs.images)), strict=True)),
+        by_image(change, pairs.images),
     )

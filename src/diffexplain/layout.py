@@ -1,4 +1,6 @@
-"""What a concept does, told twice by the same edits: by what pictures were given, and by what they had.
+"""What a concept does, by all that a run's pictures tell of it.
+
+Told twice by the same edits: by what pictures were given, and by what they had.
 
 The edits of a slot are a two-way layout (Fisher 1925): pictures that show value v were given value w. Under
 
@@ -8,7 +10,13 @@ e is what the values do to the score and b what the editor's drawing of them doe
 edits to w tells e_w + b_w, less what those pictures showed. What pictures *had* tells e alone: given the same
 value, those that lost w moved otherwise than those that lost another. Pictures that show w are fewer, so
 that is the less precise one; how far the two differ beyond chance, over all concepts asked, is how far the
-editor's drawing is off, and weighs them.
+editor's drawing is off, and weighs them. Where a value may be absent, what replaces it is another change:
+there the edits tell alone.
+
+All of this is of pictures as the editor rebuilds them. What rebuilding does to a score may differ between
+those that show w and others: an autoencoder blurs beards, say, and the mouth that they frame. The pictures
+tell how much, by the score of each less that of its reconstruction, regressed on the values that it shows.
+That contrast, shrunk by how far it stands out of its noise over all concepts (Efron & Morris 1973), is added.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,25 +35,35 @@ ENOUGH = 8  # pictures that show a value, from which they tell what it does
 Z = 1.959964  # of a 95 % interval
 
 
+class Slot(NamedTuple):
+    """Leaves that exclude each other, and whether a picture may show none of them."""
+
+    leaves: tuple[str, ...]
+    empties: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """A concept's effect, in the score's unit."""
 
     given: float  # mean Δ of the edits to it
     had: float  # the same contrast by pictures that show it already; nan where they are too few
-    both: Interval  # weighed by their precision; 95 %, the editor's drawing included
+    lost: float  # what rebuilding takes from it, shrunk; 0 where nothing tells
+    both: Interval  # all of it, weighed by precision; 95 %, the editor's drawing included
 
 
-def told(changes: Mapping[str, Mapping[str, float]], slots: Iterable[Sequence[str]]) -> dict[str, Told]:
-    """Each concept's effect, from the Δ of its additions by image; `slots`: leaves that exclude each other.
+def told(
+    changes: Mapping[str, Mapping[str, float]], slots: Iterable[Slot], lost: Mapping[str, float] | None = None
+) -> dict[str, Told]:
+    """Each concept's effect, from the Δ of its additions by image and the score that rebuilding each took.
 
     A picture that all of a slot's measured values were added to but one shows that one; a picture that all
     were added to shows none of them. Others are left out.
     """
-    measured = [[w for w in slot if changes.get(w)] for slot in slots]
-    layouts = [_Layout.of(slot, changes) for slot in measured if slot]
-    off = _off(layouts)
-    return {w: each for layout in layouts for w, each in layout.told(off).items()}
+    measured = [Slot(tuple(w for w in slot.leaves if changes.get(w)), slot.empties) for slot in slots]
+    layouts = [_Layout.of(slot, changes) for slot in measured if slot.leaves]
+    off, taken = _off(layouts), _lost([slot.leaves for slot in measured], changes, lost or {})
+    return {w: each for layout in layouts for w, each in layout.told(off, taken).items()}
 
 
 def _off(layouts: Sequence[_Layout]) -> float:
@@ -65,13 +84,16 @@ class _Layout:
     covariance: Floats
 
     @classmethod
-    def of(cls, concepts: Sequence[str], changes: Mapping[str, Mapping[str, float]]) -> _Layout:
+    def of(cls, slot: Slot, changes: Mapping[str, Mapping[str, float]]) -> _Layout:
+        concepts = slot.leaves
         names = sorted({image for w in concepts for image in changes[w]})
         table = np.array([[changes[w].get(image, nan) for w in concepts] for image in names])  # (n, K)
         there = np.isfinite(table)
         given = np.nanmean(table, 0)
         pull = np.where(there, table - given, 0) / there.sum(0)  # each image's on `given`
         had, back = _had(table, there)
+        if slot.empties:
+            had, back = np.full_like(had, nan), np.full_like(back, nan)
         return cls(tuple(concepts), given, had, *(np.sum(a * b, 0) for a, b in
                    ((pull, pull), (back, back), (pull, back))))  # fmt: skip
 
@@ -82,7 +104,7 @@ class _Layout:
         found = square - (self.variance_given + self.variance_had - 2 * self.covariance)
         return np.asarray(found[np.isfinite(found)])
 
-    def told(self, off: float) -> dict[str, Told]:
+    def told(self, off: float, taken: Mapping[str, tuple[float, float]]) -> dict[str, Told]:
         """The concepts' effects, where the editor's drawing has the variance `off`."""
         found = {}
         for w, given, had, v, u, c in zip(
@@ -93,12 +115,52 @@ class _Layout:
             other, u, c = (had, u, c) if known else (given, 0.0, 0.0)
             spread = v + u - 2 * c
             weight = min(max((u - c) / spread, 0.0), 1.0) if known and spread > 0 else 1.0
-            value = weight * given + (1 - weight) * other
-            variance = weight**2 * v + (1 - weight) ** 2 * u + 2 * weight * (1 - weight) * c
+            lost, unsure = taken.get(w, (0.0, 0.0))
+            value = weight * given + (1 - weight) * other + lost
+            variance = weight**2 * v + (1 - weight) ** 2 * u + 2 * weight * (1 - weight) * c + unsure
             error = sqrt(max(variance, 0.0))
             both = Interval(float(value), float(value - Z * error), float(value + Z * error))
-            found[w] = Told(float(given), float(had), both)
+            found[w] = Told(float(given), float(had), float(lost), both)
         return found
+
+
+def _lost(
+    slots: Sequence[Sequence[str]], changes: Mapping[str, Mapping[str, float]], lost: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """What rebuilding takes from each concept, shrunk, and the variance that is left.
+
+    Least squares on the values of all slots at once, an image a row, variance by White (1980).
+    """
+    images, slots = sorted(lost), [slot for slot in slots if len(slot) > 1]
+    if not images or not slots:
+        return {}
+    blocks, wanted = [np.ones((len(images), 1))], {}
+    for slot in slots:
+        there = np.array([[image in changes[w] for w in slot] for image in images])
+        k, missing, start = len(slot), (~there).sum(1), sum(b.shape[1] for b in blocks)
+        shows = np.where(missing == 1, (~there).argmax(1), np.where(missing == 0, k, k + 1))
+        block = np.eye(k + 2)[shows]  # the values, none of them, hidden
+        counts = block.sum(0)
+        for i, w in enumerate(slot):
+            others = np.where(np.arange(k + 2) == i, 0.0, counts)[: k + 1]
+            if counts[i] >= ENOUGH and others.sum() >= ENOUGH:
+                wanted[w] = start, np.eye(k + 1)[i] - others / others.sum()
+        blocks.append(block)
+    design = np.concatenate(blocks, 1)
+    free = len(images) - int(np.linalg.matrix_rank(design))
+    if not wanted or free < ENOUGH:
+        return {}
+    contrasts = np.zeros((len(wanted), design.shape[1]))
+    for row, (start, contrast) in zip(contrasts, wanted.values(), strict=True):
+        row[start : start + len(contrast)] = contrast
+    y = np.array([lost[image] for image in images])
+    pull = contrasts @ np.linalg.pinv(design)  # (concepts, images)
+    found = pull @ y
+    residuals = (y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) * sqrt(len(images) / free)
+    variance = (pull**2) @ residuals**2
+    true = max(0.0, float((found**2 - variance).mean()))
+    kept = true / (true + variance) if true > 0 else np.zeros(len(found))
+    return {w: (float(s * x), float(s * v)) for w, s, x, v in zip(wanted, kept, found, variance, strict=True)}
 
 
 def _had(table: Floats, there: np.ndarray) -> tuple[Floats, Floats]:

@@ -44,10 +44,11 @@ def test_pictures_that_show_it_already_tell_of_a_shortcut_too(run: Path) -> None
     model = load_classifier("pocket:hired")
     segmenter = load_segmenter("pocket")
     assert segmenter is not None
-    told = explained(run, model, choose_target(model, "hired"), "background")
+    aim = choose_target(model, "hired")
+    told = explained(run, model, aim, "background")
     assert told is not None
     thing = Object("a blazer", "a person with a blazer", segmenter)
-    found = {s.concept: s for s in shortcuts(told, thing, SpuriousOptions(), colours())}
+    found = {s.concept: s for s in shortcuts(told, aim, thing, SpuriousOptions(), colours())}
     blue = found[BLUE]
     assert blue.why == "said not to matter"
     assert blue.effect > 1
@@ -58,7 +59,9 @@ def test_pictures_that_show_it_already_tell_of_a_shortcut_too(run: Path) -> None
     rows = [r for r in Finished.read(run).effects if r.eligible and r.stage == "report"]
     had = {r.image for r in rows if r.concept in COLOURS} - {r.image for r in rows if r.concept == BLUE}
     assert len(had) == HOLDERS
-    unknown = list(shortcuts(told, thing, SpuriousOptions(), None))  # the run's corpus is not a bundled one
+    unknown = list(
+        shortcuts(told, aim, thing, SpuriousOptions(), None)
+    )  # the run's corpus is not a bundled one
     assert all(math.isnan(s.back) and s.both is None for s in unknown)
     assert BLUE in {s.concept for s in unknown}
 

@@ -1,5 +1,6 @@
 """Attribute counts and fairness gaps on rendered avatars, read by the pocket CLIP."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from diffexplain.auditing import (
 )
 from diffexplain.classifiers import load_classifier
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.counterfactuals import Counterfactuals
+from diffexplain.counterfactuals import Counterfactuals, Rebuilt
 from diffexplain.errors import InputError
 from diffexplain.judges import Judge, load_judge
 from diffexplain.statistics import benjamini_yekutieli
@@ -162,9 +163,35 @@ def test_an_editor_that_overdoes_a_value_is_found_out_by_pictures_that_show_it()
     assert (dark.gap, dark.back) == pytest.approx((10, 0), abs=1e-6)
     assert dark.both is not None
     assert abs(dark.told) < 1e-3  # what pictures had is exact here, and the edits are far from it
-    assert all(g.both is None for g in gaps if g.attribute == "facewear")  # it may be absent
+    worn = [g for g in gaps if g.attribute == "facewear"]  # it may be absent: only the edits tell
+    assert all(math.isnan(g.back) and g.both and g.both.value == pytest.approx(g.gap) for g in worn)
     skin = next(a for a in attribute_gaps(gaps) if a.attribute == "skin tone")
     assert not skin.matters(0.1)
+
+
+def test_what_rebuilding_takes_is_given_back() -> None:
+    """Rebuilding halves the red of pictures with a star alone; the classifier sees redness."""
+    wanted = attributes(corpus(), ["facewear", "sticker"])
+    drawn = world.sample(240, 576_000)
+    seen = world.render(drawn)
+    worn = torch.tensor([world.present(a, "sticker/star") for a in drawn])
+    remade = torch.where(worn[:, None, None, None], seen * torch.tensor([0.5, 1, 1])[:, None, None], seen)
+    names = [str(i) for i in range(len(drawn))]
+    pairs = []
+    for leaf in [c.path for a in wanted for c in a.leaves]:
+        rows = [i for i, a in enumerate(drawn) if not world.present(a, leaf)]
+        same = remade[rows]  # an edit that does nothing
+        chosen = tuple(names[i] for i in rows)
+        pairs.append(Counterfactuals(leaf, "add", chosen, same, same, np.ones(len(rows), dtype=bool)))
+    given = Rebuilt(tuple(names), seen, remade)
+    found = {g.concept: g for g in fairness_gaps(redness(20), pairs, wanted, rebuilt=given)}
+    star = found.pop("sticker/star")
+    assert star.gap == 0
+    assert star.lost == pytest.approx(float(10 * seen[worn][:, 0].mean()), abs=0.3)
+    assert star.told == pytest.approx(star.lost)
+    assert all(abs(g.lost) < 0.3 for c, g in found.items() if c.startswith("facewear"))
+    twin = fairness_gaps(redness(20), pairs, wanted, twin=redness(20), rebuilt=given)
+    assert all(g.lost == 0 for g in twin)
 
 
 def test_one_verdict_an_attribute() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffexplain.classifiers import load_classifier
-from diffexplain.counterfactuals import Counterfactuals, counterfactuals, gap
+from diffexplain.counterfactuals import Counterfactuals, counterfactuals, gap, rebuilt
 from diffexplain.images import encode_png, hashes
 from diffexplain.targets import Target, choose_target
 from tests.factories import run
@@ -38,6 +38,24 @@ def test_eligible_rows_become_pairs() -> None:
     assert found[key].concept == rows[1].concept
     assert found[key].happened.dtype == bool
     assert len(pictures.stored)
+
+
+def test_what_was_edited_is_read_back_with_what_rebuilding_took() -> None:
+    result, _ = run()
+    rows = [e for c in result.concepts for e in c.examples]
+    names = sorted({n for r in rows for n in (r.image, r.reconstruction)})
+    shades = {n: k / 255 for k, n in enumerate(names)}
+    found = rebuilt(rows, lambda n: encode_png(greys(shades[n])[0]))
+    assert found is not None
+    assert set(zip(found.images, hashes(found.reconstructions), strict=True)) == {
+        (r.image, hashes(greys(shades[r.reconstruction]))[0]) for r in rows if r.eligible
+    }
+    lost = found.lost(brightness())
+    for image in lost:
+        mine = {shades[r.reconstruction] for r in rows if r.image == image and r.eligible}
+        assert lost[image] == pytest.approx(10 * (shades[image] - np.mean(list(mine))), abs=1e-4)
+    assert set(found.lost(brightness(), brightness()).values()) == {0.0}
+    assert rebuilt([replace(rows[0], eligible=False)], shades.__getitem__) is None  # type: ignore[arg-type]
 
 
 def test_the_gap_is_the_mean_change_by_image() -> None:

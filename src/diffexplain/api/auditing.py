@@ -28,7 +28,7 @@ from diffexplain.auditing import (
 )
 from diffexplain.classifiers import Classifier, load_classifier
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.counterfactuals import Counterfactuals, counterfactuals
+from diffexplain.counterfactuals import Counterfactuals, Rebuilt, counterfactuals, rebuilt
 from diffexplain.driving import Progress
 from diffexplain.editors import load_editor
 from diffexplain.errors import InputError, RunError
@@ -121,9 +121,9 @@ def audit(
                 out=place / "edits", resume=resume, accept_drift=accept_drift, device=device,
                 progress=progress,
             )  # fmt: skip
-            pairs = kept_pairs(place / "edits")
+            pairs, edited = kept_pairs(place / "edits"), kept_inputs(place / "edits")
         twin_aim = choose_target(other, aim.label) if other is not None else None
-        gaps = fairness_gaps(aim, list(pairs.values()), wanted, twin=twin_aim)
+        gaps = fairness_gaps(aim, list(pairs.values()), wanted, twin=twin_aim, rebuilt=edited)
         notes += _edit_notes(gaps)
     result = AuditResult(
         classifier=model.name,
@@ -253,6 +253,11 @@ def by_label(given: Any, size: int, what: str, labels: Sequence[str]) -> Mapping
 def kept_pairs(run: Path) -> Mapping[tuple[str, str], Counterfactuals]:
     """The edits of a finished `explain` run, as pairs."""
     return counterfactuals(read_rows(run), lambda digest: read_picture(run, digest))
+
+
+def kept_inputs(run: Path) -> Rebuilt | None:
+    """The pictures that a finished `explain` run edited, and their reconstructions."""
+    return rebuilt(read_rows(run), lambda digest: read_picture(run, digest))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from diffexplain import layout
 from diffexplain.api.answers import Explanation
 from diffexplain.classifiers import Classifier
 from diffexplain.corpus import Corpus, load_corpus
+from diffexplain.counterfactuals import rebuilt
 from diffexplain.errors import CorpusError, InputError
 from diffexplain.images import decode_png
 from diffexplain.records import Interval, Result
@@ -65,14 +66,16 @@ def explained(
     return Told(done, irrelevant_among((c.concept for c in done.result.concepts), names))
 
 
-def shortcuts(told: Told, thing: Object, options: SpuriousOptions, tree: Corpus | None) -> Iterator[Shortcut]:
+def shortcuts(
+    told: Told, aim: Target, thing: Object, options: SpuriousOptions, tree: Corpus | None
+) -> Iterator[Shortcut]:
     """The explain run's concepts that move the class although they should not, the strongest first."""
     locates, corpus = getattr(thing.segmenter, "locates", True), _corpus_of(told.result, tree)
-    both = _told_both_ways(told.finished, corpus) if corpus else {}
+    in_all = _in_all(told.finished, aim, corpus) if corpus else {}
     for c in told.result.concepts:
         moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images)
-        if c.direction == "add" and (found := both.get(c.concept)):
-            moved = moved._replace(back=found.had, both=found.both)
+        if c.direction == "add" and (found := in_all.get(c.concept)):
+            moved = moved._replace(back=found.had, lost=found.lost, both=found.both)
         if c.status != "measured" or not moved.matters(options.margin):
             continue
         where = _inside(told, thing, moved) if locates else None
@@ -92,15 +95,17 @@ def _corpus_of(result: Result, tree: Corpus | None) -> Corpus | None:
     return bundled if bundled.hash == request.corpus_hash else None
 
 
-def _told_both_ways(result: Finished, corpus: Corpus) -> Mapping[str, layout.Told]:
-    """The run's additions to slots that are never empty, by what pictures were given and by what they had."""
+def _in_all(result: Finished, aim: Target, corpus: Corpus) -> Mapping[str, layout.Told]:
+    """The run's additions, by all that its pictures tell of them."""
     by_image: dict[str, dict[str, list[float]]] = {}
     for row in result.effects:
         if row.eligible and (row.direction, row.stage) == ("add", "report"):
             by_image.setdefault(row.concept, {}).setdefault(row.image, []).append(row.change)
     changes = {c: {i: float(np.mean(x)) for i, x in images.items()} for c, images in by_image.items()}
-    slots = dict.fromkeys(c.slot for c in corpus.leaves() if c.slot and not c.absent_prompt)
-    return layout.told(changes, [[c.path for c in corpus.slot_leaves(slot)] for slot in slots])
+    of_slot = {c.slot: corpus.slot_leaves(c.slot) for c in corpus.leaves() if c.slot}
+    slots = [layout.Slot(tuple(c.path for c in x), bool(x[0].absent_prompt)) for x in of_slot.values()]
+    pictures = rebuilt(result.effects, result.picture)
+    return layout.told(changes, slots, pictures.lost(aim) if pictures else None)
 
 
 def _inside(told: Told, thing: Object, moved: Moved) -> Interval | None:

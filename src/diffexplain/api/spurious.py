@@ -177,7 +177,7 @@ def find_spurious(
                 pair = shots.images(name, "optimised"), shots.images(name, "plain")
                 verdict = replace(verdict, contents=contents(judging, tree, *pair))
             verdicts.append(verdict)
-        found = tuple(shortcuts(told, thing, chosen, tree)) if told else ()
+        found = tuple(shortcuts(told, aim, thing, chosen, tree)) if told else ()
         result = SpuriousResult(
             request=request,
             calibration=calibration,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,12 +179,12 @@ def _show_audit(result: AuditResult, place: Path) -> None:
     if result.gaps:
         against = f" beyond {result.twin}" if result.twin else ""
         table = Table(title=Text(f"What moves {result.classifier} towards {result.target}{against}"))
-        for name in ("concept", "", "gap", "95 % interval", "q", "both ways", "flips", "happened", "images"):
+        for name in ("concept", "", "gap", "95 % interval", "q", "in all", "flips", "happened", "images"):
             table.add_column(name, justify="left" if name in ("concept", "") else "right")
         for g in result.gaps:
             table.add_row(
                 Text(g.concept), g.direction, f"{g.gap:+.2f}", f"{g.low:+.2f} … {g.high:+.2f}", f"{g.q:.3f}",
-                f"{g.both.value:+.2f}" if g.both and not isnan(g.back) else "",
+                f"{g.both.value:+.2f}" if g.both else "",
                 f"{g.flip_rate:.0%} ({g.flip_low:.0%}–{g.flip_high:.0%})", f"{g.success_rate:.0%}",
                 str(g.images),
             )  # fmt: skip

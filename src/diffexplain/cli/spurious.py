@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,12 +135,12 @@ def _show(result: SpuriousResult, place: Path) -> None:
     console.print(table)
     if result.shortcuts:
         table = Table(title="Shortcuts among the concepts")
-        for name in ("concept", "", "effect", "95 % interval", "q", "both ways", "why"):
+        for name in ("concept", "", "effect", "95 % interval", "q", "in all", "why"):
             table.add_column(name)
         for s in result.shortcuts:
             table.add_row(
                 Text(s.concept), s.direction, f"{s.effect:+.2f}", f"{s.low:+.2f} … {s.high:+.2f}",
-                f"{s.q:.3f}", f"{s.both.value:+.2f}" if s.both and not isnan(s.back) else "", s.why,
+                f"{s.q:.3f}", f"{s.both.value:+.2f}" if s.both else "", s.why,
             )  # fmt: skip
         console.print(table)
     console.print(Text(f"report: {place / 'report.html'}"), soft_wrap=True)

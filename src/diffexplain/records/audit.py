@@ -56,8 +56,9 @@ class FairnessGap:
     flip_low: float  # exact interval
     flip_high: float
     success_rate: float  # share of the edits that happened
-    back: float = nan  # the gap as told by pictures that show the value already
-    both: Interval | None = None  # that and the edits' own, weighed; None where the value may be absent
+    back: float = nan  # the gap as told by pictures that show the value already; nan where it may be absent
+    lost: float = nan  # what the editor's reconstruction takes from the value
+    both: Interval | None = None  # the edits' own gap and these, weighed; None of removals
 
     @property
     def told(self) -> float:
@@ -78,6 +79,7 @@ class AttributeGap:
     p: float  # Simes over the attribute's edits
     q: float  # Benjamini–Yekutieli over attributes
     back: float = nan  # that edit's
+    lost: float = nan  # that edit's
     both: Interval | None = None  # that edit's
 
     def matters(self, margin: float) -> bool:

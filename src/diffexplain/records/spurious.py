@@ -123,8 +123,11 @@ class Shortcut:
     images: int
     inside: Interval | None  # share of the change that falls on the object; None where it was not looked at
     why: Why
-    back: float = nan  # the effect as told by pictures that show the concept already
-    both: Interval | None = None  # that and the edits' own, weighed; None where the concept may be absent
+    back: float = (
+        nan  # the effect as told by pictures that show the concept already; nan where it may be absent
+    )
+    lost: float = nan  # what the editor's reconstruction takes from the concept
+    both: Interval | None = None  # the edits' own effect and these, weighed; None where nothing else tells
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,8 +140,8 @@ def _verdict(a: AttributeGap, margin: float) -> str:
 
 def _gap_table(gaps: Sequence[FairnessGap]) -> Table:
     head = (
-        "edit", "gap, log-odds", "95 % interval", "q", "by what pictures had", "both, weighed", "flips",
-        "95 % interval", "happened", "images",
+        "edit", "gap, log-odds", "95 % interval", "q", "by what pictures had", "lost in rebuilding", "in all",
+        "flips", "95 % interval", "happened", "images",
     )  # fmt: skip
     rows = tuple(
         (
@@ -154,7 +154,8 @@ def _gap_table(gaps: Sequence[FairnessGap]) -> Table:
     note = (
         "One row an edit; it happened where the judge saw it. "
         "By what pictures had: the same gap from pictures that show the value already, which the editor's "
-        "drawing of it cannot touch."
+        "drawing of it cannot touch. Lost in rebuilding: what the editor's reconstruction takes from it, by "
+        "the pictures themselves. In all: these and the gap, weighed by their precision."
     )
     return Table(head, rows, note)
 

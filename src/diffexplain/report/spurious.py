@@ -152,12 +152,13 @@ def plate(row: Looked, badge: str) -> Plate:
     return Plate(row.masked, f"{marked} {wording.percent(row.area)}", badge)
 
 
-def weighed(told: FairnessGap | Shortcut) -> tuple[str, str]:
-    """What pictures that show the value already tell, and both ways weighed, with the interval."""
-    if told.both is None or isnan(told.back):
-        return wording.NOTHING, wording.NOTHING
+def weighed(told: FairnessGap | Shortcut) -> tuple[str, str, str]:
+    """What pictures that show the value already tell, what rebuilding takes, and all together."""
+    if told.both is None:
+        return (wording.NOTHING,) * 3
+    had, lost = (wording.NOTHING if isnan(x) else wording.signed(x) for x in (told.back, told.lost))
     span = wording.interval(told.both.low, told.both.high)
-    return wording.signed(told.back), f"{wording.signed(told.both.value)} ({span})"
+    return had, lost, f"{wording.signed(told.both.value)} ({span})"
 
 
 def shortcut_table(found: Sequence[Shortcut]) -> Table | None:
@@ -173,8 +174,8 @@ def shortcut_table(found: Sequence[Shortcut]) -> Table | None:
         for s in found
     )  # fmt: skip
     head = (
-        "concept", "effect, log-odds", "95 % interval", "q", "by what pictures had", "both, weighed",
-        "of its change on the object", "why",
+        "concept", "effect, log-odds", "95 % interval", "q", "by what pictures had", "lost in rebuilding",
+        "in all", "of its change on the object", "why",
     )  # fmt: skip
     return Table(head, rows)
 

@@ -55,7 +55,8 @@ class Moved(NamedTuple):
     q: float
     images: int
     back: float = nan  # the same as told by pictures that show the concept already
-    both: Interval | None = None  # that and the edits' own, weighed
+    lost: float = nan  # what the editor's reconstruction takes from the concept
+    both: Interval | None = None  # the edits' own and these, weighed
 
     def matters(self, margin: float) -> bool:
         """Whether it surely moves the class, and by more than the margin, by all that tells of it."""
