@@ -6,8 +6,8 @@ edit-friendly inversion with a source and a target prompt intends (Huberman-Spie
 CVPR 2024, section 4); DiffEx and LEDITS++ start from an empty prompt.
 
 An edit may uncover what no picture can tell: glasses in place of sunglasses show eyes. Left unsaid, these
-would be what the diffusion model likes best, and its taste would be read as the concept's effect. So their
-values are drawn, and said: every value of a slot as often, over the pictures of a run that hide it.
+would be what the diffusion model likes best, and its taste would be read as the concept's effect. So it is
+said, as another picture of the run shows it (a hot deck: Andridge & Little 2010).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MOST = 16  # clauses of a caption, the surest: a CLIP text encoder reads 77 toke
 
 
 class Covered(NamedTuple):
-    """A slot that a picture does not show: what hides it there, and the value drawn for it."""
+    """A slot that a picture does not show: what hides it there, and a clause of a picture that shows it."""
 
     by: tuple[str, ...]
-    value: str | None = None  # a leaf; empty: the slot's absence; None: not drawn
+    clause: str = ""  # empty: none does
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,9 @@ class Caption:
 
     def _uncovered(self, edited: Concept, direction: Direction) -> Iterator[tuple[str, str]]:
         """Slot and clause of what can be seen once that edit is made, and could not before."""
-        seen = {
-            slot: value
-            for slot, (by, value) in self.covered.items()
-            if value is not None and all(_goes(self.corpus[h], edited, direction) for h in by)
-        }
-        for slot, value in seen.items():
-            others = [self.corpus[v] for s, v in seen.items() if v and s != slot]
-            if not any(_displaces(self.corpus, other, slot) for other in others):
-                yield slot, (self.corpus[value].phrase if value else self.corpus[slot].absent) or ""
+        for slot, (by, clause) in self.covered.items():
+            if all(_goes(self.corpus[h], edited, direction) for h in by):
+                yield slot, clause
 
     def _placed(self, rest: Mapping[str, str], key: str, clause: str) -> dict[str, str]:
         """The clauses with one more: where its key stood, else at the end."""
@@ -92,7 +86,7 @@ class Caption:
 def read_captions(corpus: Corpus, presence: Mapping[str, np.ndarray]) -> tuple[Caption, ...]:
     """The captions of N pictures from concept -> (N,) presence in [0, 1], as `effects.presence` gives it.
 
-    What they hide has no value yet: `filled` draws it for all pictures together.
+    What they hide is not known yet: `filled` borrows it, of all pictures together.
     """
     n = len(next(iter(presence.values())))
     nodes = (*corpus.walk(), *corpus.outside.values())
@@ -119,22 +113,32 @@ def read_captions(corpus: Corpus, presence: Mapping[str, np.ndarray]) -> tuple[C
 
 
 def filled(captions: Sequence[Caption]) -> tuple[Caption, ...]:
-    """The captions of a run's pictures with a value for every slot that they hide.
+    """The captions of a run's pictures with what they hide borrowed from those that show it, at random.
 
-    Its absence is one of the values where it has words. Stratified: of each K pictures that hide a slot of K
-    values every one gets another, in random order.
+    Slots that the same things hide come from one picture, since they go together. Lenders are chosen evenly
+    over all, in the order of what they show: the borrowed values are spread as the shown ones.
     """
-    rng, left = np.random.default_rng(0), dict[str, list[str]]()
-    found = []
-    for caption in captions:
-        values = {}
-        for slot, covered in caption.covered.items():
-            if not left.get(slot):
-                members = [m.path for m in caption.corpus.slot_leaves(slot)]
-                left[slot] = rng.permutation([*members, *[""] * bool(caption.corpus[slot].absent)]).tolist()
-            values[slot] = covered._replace(value=left[slot].pop())
-        found.append(replace(caption, covered=values))
-    return tuple(found)
+    groups: dict[
+        tuple[tuple[str, ...], tuple[str, ...]], list[int]
+    ] = {}  # slots, what hides them -> pictures
+    for i, caption in enumerate(captions):
+        for by in dict.fromkeys(c.by for c in caption.covered.values()):
+            slots = tuple(s for s, c in caption.covered.items() if c.by == by)
+            groups.setdefault((slots, by), []).append(i)
+    rng, covered = np.random.default_rng(0), [dict(c.covered) for c in captions]
+    for (slots, by), rows in groups.items():
+        lenders = sorted([c.clauses.get(s, "") for s in slots] for c in captions if _shows(c, slots))
+        places = (np.arange(len(rows)) + 0.5) * len(lenders) / len(rows)
+        for i, place in zip(rng.permutation(rows), places.astype(int), strict=True):
+            lent = lenders[place] if lenders else [""] * len(slots)
+            covered[i] |= {s: Covered(by, clause) for s, clause in zip(slots, lent, strict=True)}
+    return tuple(replace(c, covered=x) for c, x in zip(captions, covered, strict=True))
+
+
+def _shows(caption: Caption, slots: Sequence[str]) -> bool:
+    """Whether nothing but these slots themselves hides one of them: shut eyes have no colour."""
+    hiding = [h for s in slots if s in caption.covered for h in caption.covered[s].by]
+    return all(caption.corpus[h].slot in slots for h in hiding)
 
 
 def _slot(

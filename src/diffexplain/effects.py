@@ -214,7 +214,7 @@ def measured(tools: Tools, pictures: Pictures, seeds: int, inverted: Inverted | 
 
 
 def completed(shares: Sequence[Share], corpus: Corpus) -> list[Share]:
-    """The same, with values for what their pictures hide, drawn for all shares of a run together."""
+    """The same, with what their pictures hide borrowed from those that show it, of all shares of a run."""
     seen = iter(filled([Caption(corpus, *c) for s in shares for c in zip(s.clauses, s.covered, strict=True)]))
     return [replace(s, covered=tuple(next(seen).covered for _ in s.covered)) for s in shares]
 
