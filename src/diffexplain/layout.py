@@ -16,7 +16,7 @@ there the edits tell alone.
 All of this is of pictures as the editor rebuilds them. What rebuilding does to a score may differ between
 those that show w and others: an autoencoder blurs beards, say, and the mouth that they frame. The pictures
 tell how much, by the score of each less that of its reconstruction, regressed on the values that it shows.
-That contrast, shrunk by how far it stands out of its noise over all concepts (Efron & Morris 1973), is added.
+That contrast, shrunk by how far it stands out of its noise over all concepts (Morris 1983), is added.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from math import isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from diffexplain.records import Interval
 from diffexplain.statistics import Floats
 
 ENOUGH = 8  # pictures that show a value, from which they tell what it does
+ALONE = 0.999  # leverage from which a picture is all that tells of some value
 Z = 1.959964  # of a 95 % interval
 
 
@@ -124,43 +126,25 @@ class _Layout:
         return found
 
 
-def _lost(
-    slots: Sequence[Sequence[str]], changes: Mapping[str, Mapping[str, float]], lost: Mapping[str, float]
-) -> dict[str, tuple[float, float]]:
-    """What rebuilding takes from each concept, shrunk, and the variance that is left.
+def _shown(there: np.ndarray) -> np.ndarray:
+    """Which value each picture shows (n,), by those added to it (n, K); K: none of them, K + 1: unknown."""
+    k, missing = there.shape[1], (~there).sum(1)
+    return np.asarray(np.where(missing == 1, (~there).argmax(1), np.where(missing == 0, k, k + 1)))
 
-    Least squares on the values of all slots at once, an image a row, variance by White (1980).
+
+def _contrasts(counts: Floats) -> Floats:
+    """Each value against the others, as so many pictures show them and none of them: (K, K + 1).
+
+    nan where too few show the value.
     """
-    images, slots = sorted(lost), [slot for slot in slots if len(slot) > 1]
-    if not images or not slots:
-        return {}
-    blocks, wanted = [np.ones((len(images), 1))], {}
-    for slot in slots:
-        there = np.array([[image in changes[w] for w in slot] for image in images])
-        k, missing, start = len(slot), (~there).sum(1), sum(b.shape[1] for b in blocks)
-        shows = np.where(missing == 1, (~there).argmax(1), np.where(missing == 0, k, k + 1))
-        block = np.eye(k + 2)[shows]  # the values, none of them, hidden
-        counts = block.sum(0)
-        for i, w in enumerate(slot):
-            others = np.where(np.arange(k + 2) == i, 0.0, counts)[: k + 1]
-            if counts[i] >= ENOUGH and others.sum() >= ENOUGH:
-                wanted[w] = start, np.eye(k + 1)[i] - others / others.sum()
-        blocks.append(block)
-    design = np.concatenate(blocks, 1)
-    free = len(images) - int(np.linalg.matrix_rank(design))
-    if not wanted or free < ENOUGH:
-        return {}
-    contrasts = np.zeros((len(wanted), design.shape[1]))
-    for row, (start, contrast) in zip(contrasts, wanted.values(), strict=True):
-        row[start : start + len(contrast)] = contrast
-    y = np.array([lost[image] for image in images])
-    pull = contrasts @ np.linalg.pinv(design)  # (concepts, images)
-    found = pull @ y
-    residuals = (y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) * sqrt(len(images) / free)
-    variance = (pull**2) @ residuals**2
-    true = max(0.0, float((found**2 - variance).mean()))
-    kept = true / (true + variance) if true > 0 else np.zeros(len(found))
-    return {w: (float(s * x), float(s * v)) for w, s, x, v in zip(wanted, kept, found, variance, strict=True)}
+    k = len(counts) - 1
+    found = np.full((k, k + 1), nan)
+    for w in range(k):
+        others = np.where(np.arange(k + 1) == w, 0.0, counts)
+        if counts[w] >= ENOUGH and others.sum():
+            found[w] = -others / others.sum()
+            found[w, w] = 1
+    return found
 
 
 def _had(table: Floats, there: np.ndarray) -> tuple[Floats, Floats]:
@@ -170,11 +154,9 @@ def _had(table: Floats, there: np.ndarray) -> tuple[Floats, Floats]:
     holds; images are clusters (Liang & Zeger 1986).
     """
     n, k = table.shape
-    missing = (~there).sum(1)
-    had = np.where(missing == 1, (~there).argmax(1), k)  # k: none of them
-    clear = missing <= 1
-    image, given = np.nonzero(there & clear[:, None])
-    counts = np.bincount(had[clear], minlength=k + 1).astype(float)
+    had = _shown(there)
+    image, given = np.nonzero(there & (had <= k)[:, None])
+    counts = np.bincount(had, minlength=k + 2)[: k + 1].astype(float)
     if k < 2 or not len(image):
         return np.full(k, nan), np.full((n, k), nan)
     design = np.zeros((len(image), 2 * k + 1))
@@ -188,12 +170,37 @@ def _had(table: Floats, there: np.ndarray) -> tuple[Floats, Floats]:
     fitted = inverse @ (design.T @ y)
     score = np.zeros((n, 2 * k + 1))
     np.add.at(score, image, design * (y - design @ fitted)[:, None])
-    contrast = np.zeros((k, 2 * k + 1))
-    for w in range(k):
-        others = np.where(np.arange(k + 1) == w, 0.0, counts)
-        if counts[w] < ENOUGH or not others.sum():
-            contrast[w] = nan
-            continue
-        contrast[w, k:] = -others / others.sum()
-        contrast[w, k + w] = 1
+    contrast = np.pad(_contrasts(counts), ((0, 0), (k, 0)))
     return contrast @ fitted, score @ inverse @ contrast.T
+
+
+def _lost(
+    slots: Sequence[Sequence[str]], changes: Mapping[str, Mapping[str, float]], lost: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """What rebuilding takes from each concept, shrunk, and the variance that is left.
+
+    Least squares on the values of all slots at once, an image a row; variance HC3 (MacKinnon & White 1985).
+    """
+    images, slots = sorted(lost), [slot for slot in slots if len(slot) > 1]
+    if not images or not slots:
+        return {}
+    tables = [np.array([[image in changes[w] for w in slot] for image in images]) for slot in slots]
+    blocks = [np.eye(there.shape[1] + 2)[_shown(there)] for there in tables]  # values, none of them, unknown
+    design = np.concatenate(blocks, 1)
+    contrasts = block_diag(*(np.pad(_contrasts(b.sum(0)[:-1]), ((0, 0), (0, 1))) for b in blocks))
+    y, inverse = np.array([lost[image] for image in images]), np.linalg.pinv(design)
+    leverage = np.einsum("ij,ji->i", design, inverse)
+    pull = contrasts @ inverse  # (concepts, images)
+    alone = leverage > ALONE  # nothing tells how much such a picture errs
+    known = np.isfinite(pull).all(1) & (np.abs(pull[:, alone]) < 1e-9).all(1)
+    if not known.any() or len(images) - leverage.sum() < ENOUGH:
+        return {}
+    residuals = np.where(alone, 0.0, (y - design @ (inverse @ y)) / np.where(alone, 1.0, 1 - leverage))
+    found, variance = pull[known] @ y, pull[known] ** 2 @ residuals**2
+    true = max(0.0, float((found**2 - variance).mean()))
+    kept = true / (true + variance) if true > 0 else np.zeros(len(found))
+    concepts = [w for slot in slots for w in slot]
+    return {
+        concepts[i]: (float(share * x), float(share * v))
+        for i, share, x, v in zip(np.flatnonzero(known), kept, found, variance, strict=True)
+    }
