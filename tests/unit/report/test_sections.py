@@ -56,8 +56,10 @@ def test_units_that_carry_most_are_pictured_first() -> None:
 
 def test_an_audit_tells_gaps_shares_and_its_reader() -> None:
     edits, counts = sections.audit_sections(answers.audit())
-    assert cells(edits)["+skin tone/dark"][2:5] == ("0.002", "−0.70", "−0.75 (−1.10 to −0.40)")
-    assert cells(edits)["−sticker/star"][3] == wording.NOTHING
+    assert cells(edits)["+skin tone/dark"][2:6] == (
+        "0.002", "−0.70", "−0.02", "−0.75 (−1.10 to −0.40)"
+    )  # fmt: skip
+    assert cells(edits)["−sticker/star"][3:6] == (wording.NOTHING,) * 3
     assert "skin tone matters: q 0.003, largest gap −0.80" in " ".join(edits.paragraphs)
     assert "Note: few pictures" in edits.paragraphs
     assert [t.caption for t in counts.tables[:2]] == [
