@@ -298,7 +298,7 @@ def named_by(
     named = set()
     for g in fairness_gaps(target, pairs, wanted, rebuilt=given):
         p = next(p for p in pairs if p.concept == g.concept)
-        moved = Moved(g.concept, g.direction, g.gap, g.low, g.high, g.q, g.images, g.back, g.lost, g.both)
+        moved = Moved(g.concept, g.direction, g.gap, g.low, g.high, g.q, g.images, g.back, g.lost, g.in_all)
         if not moved.matters(margin):
             continue
         if (cause, p.concept) not in looked:

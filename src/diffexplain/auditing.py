@@ -216,7 +216,7 @@ def fairness_gaps(
                 success_rate=found.happened,
                 back=whole.had if whole else math.nan,
                 lost=whole.lost if whole else math.nan,
-                both=whole.both if whole else None,
+                in_all=whole.in_all if whole else None,
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])
@@ -244,7 +244,7 @@ def attribute_gaps(gaps: Sequence[FairnessGap]) -> tuple[AttributeGap, ...]:
                 math.nan,
                 best.back,
                 best.lost,
-                best.both,
+                best.in_all,
             )
         )
     qs = benjamini_yekutieli([r.p for r in rows])

@@ -118,9 +118,7 @@ def filled(captions: Sequence[Caption]) -> tuple[Caption, ...]:
     Slots that the same things hide come from one picture, since they go together. Lenders are chosen evenly
     over all, in the order of what they show: the borrowed values are spread as the shown ones.
     """
-    groups: dict[
-        tuple[tuple[str, ...], tuple[str, ...]], list[int]
-    ] = {}  # slots, what hides them -> pictures
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}  # by slots, and what hides them
     for i, caption in enumerate(captions):
         for by in dict.fromkeys(c.by for c in caption.covered.values()):
             slots = tuple(s for s, c in caption.covered.items() if c.by == by)

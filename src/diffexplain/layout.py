@@ -51,7 +51,7 @@ class Told:
     given: float  # mean Δ of the edits to it
     had: float  # the same contrast by pictures that show it already; nan where they are too few
     lost: float  # what rebuilding takes from it, shrunk; 0 where nothing tells
-    both: Interval  # all of it, weighed by precision; 95 %, the editor's drawing included
+    in_all: Interval  # all of it, weighed by precision; 95 %, the editor's drawing included
 
 
 def told(
@@ -121,8 +121,8 @@ class _Layout:
             value = weight * given + (1 - weight) * other + lost
             variance = weight**2 * v + (1 - weight) ** 2 * u + 2 * weight * (1 - weight) * c + unsure
             error = sqrt(max(variance, 0.0))
-            both = Interval(float(value), float(value - Z * error), float(value + Z * error))
-            found[w] = Told(float(given), float(had), float(lost), both)
+            in_all = Interval(float(value), float(value - Z * error), float(value + Z * error))
+            found[w] = Told(float(given), float(had), float(lost), in_all)
         return found
 
 

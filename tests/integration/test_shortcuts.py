@@ -53,16 +53,16 @@ def test_pictures_that_show_it_already_tell_of_a_shortcut_too(run: Path) -> None
     assert blue.why == "said not to matter"
     assert blue.effect > 1
     assert blue.back > 1
-    assert blue.both is not None
-    assert min(blue.effect, blue.back) <= blue.both.value <= max(blue.effect, blue.back)
-    assert blue.both.low < blue.both.value < blue.both.high
+    assert blue.in_all is not None
+    assert min(blue.effect, blue.back) <= blue.in_all.value <= max(blue.effect, blue.back)
+    assert blue.in_all.low < blue.in_all.value < blue.in_all.high
     rows = [r for r in Finished.read(run).effects if r.eligible and r.stage == "report"]
     had = {r.image for r in rows if r.concept in COLOURS} - {r.image for r in rows if r.concept == BLUE}
     assert len(had) == HOLDERS
     unknown = list(
         shortcuts(told, aim, thing, SpuriousOptions(), None)
     )  # the run's corpus is not a bundled one
-    assert all(math.isnan(s.back) and s.both is None for s in unknown)
+    assert all(math.isnan(s.back) and s.in_all is None for s in unknown)
     assert BLUE in {s.concept for s in unknown}
 
 

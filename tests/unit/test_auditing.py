@@ -161,10 +161,10 @@ def test_an_editor_that_overdoes_a_value_is_found_out_by_pictures_that_show_it()
     gaps = fairness_gaps(target, pairs, wanted)
     dark = next(g for g in gaps if g.concept == "skin tone/dark")
     assert (dark.gap, dark.back) == pytest.approx((10, 0), abs=1e-6)
-    assert dark.both is not None
+    assert dark.in_all is not None
     assert abs(dark.told) < 1e-3  # what pictures had is exact here, and the edits are far from it
     worn = [g for g in gaps if g.attribute == "facewear"]  # it may be absent: only the edits tell
-    assert all(math.isnan(g.back) and g.both and g.both.value == pytest.approx(g.gap) for g in worn)
+    assert all(math.isnan(g.back) and g.in_all and g.in_all.value == pytest.approx(g.gap) for g in worn)
     skin = next(a for a in attribute_gaps(gaps) if a.attribute == "skin tone")
     assert not skin.matters(0.1)
 

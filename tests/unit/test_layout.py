@@ -58,16 +58,16 @@ def test_an_editor_that_draws_truly_is_believed() -> None:
     found = told(drawn(e, np.zeros(4), 400, noise=0.5), [Slot(SLOT)])
     for w, true in zip(SLOT, true_effects(e, 400), strict=True):
         each = found[w]
-        assert abs(each.both.value - true) < 0.2
-        assert min(each.given, each.had) - 0.1 <= each.both.value <= max(each.given, each.had) + 0.1
+        assert abs(each.in_all.value - true) < 0.2
+        assert min(each.given, each.had) - 0.1 <= each.in_all.value <= max(each.given, each.had) + 0.1
 
 
 def test_an_editor_that_draws_falsely_is_not() -> None:
     e, b = np.array([1.0, 0.0, -0.5, 0.3]), np.array([2.0, -2.0, 1.0, 0.0])
     found = told(drawn(e, b, 400, noise=0.5), [Slot(SLOT)])
     for w, true in zip(SLOT, true_effects(e, 400), strict=True):
-        assert abs(found[w].both.value - true) < 0.3
-        assert found[w].both.low < true < found[w].both.high
+        assert abs(found[w].in_all.value - true) < 0.3
+        assert found[w].in_all.low < true < found[w].in_all.high
 
 
 def test_intervals_hold_the_truth_nineteen_times_in_twenty() -> None:
@@ -77,18 +77,18 @@ def test_intervals_hold_the_truth_nineteen_times_in_twenty() -> None:
         e, b = rng.normal(0, 0.7, 4), rng.normal(0, 0.2, 4)
         found = told(drawn(e, b, 200, noise=0.6, seed=seed, empty=True), [Slot(SLOT)])
         true = true_effects(e, 200, empty=True)
-        inside += [found[w].both.low <= t <= found[w].both.high for w, t in zip(SLOT, true, strict=True)]
+        inside += [found[w].in_all.low <= t <= found[w].in_all.high for w, t in zip(SLOT, true, strict=True)]
     assert 0.85 <= np.mean(inside) <= 0.99
 
 
 def test_what_cannot_be_told_is_not() -> None:
     e, b = np.array([1.0, -1.0, 0.5, 0.0]), np.full(4, 0.5)
     few = told(drawn(e, b, 4 * (ENOUGH - 1)), [Slot(SLOT)])
-    assert all(np.isnan(x.had) and x.both.value == x.given for x in few.values())
+    assert all(np.isnan(x.had) and x.in_all.value == x.given for x in few.values())
     two = {w: x for w, x in drawn(e[:2], b[:2], 40).items() if w in SLOT[:2]}  # always one of two: no third
     assert all(np.isnan(x.had) for x in told(two, [Slot(SLOT)]).values())
     one = told({SLOT[0]: {"a": 1.0, "b": 2.0}}, [Slot(SLOT)])
-    assert one[SLOT[0]].given == one[SLOT[0]].both.value == 1.5
+    assert one[SLOT[0]].given == one[SLOT[0]].in_all.value == 1.5
     assert told({}, [Slot(SLOT)]) == {}
 
 
@@ -126,7 +126,7 @@ def test_what_rebuilding_takes_of_each_value_is_given_back(skin: np.ndarray, hat
     found = told(changes, SLOTS, {f"{i:04}": float(x) for i, x in enumerate(taken)})
     for k, w in enumerate(SLOT):
         assert found[w].lost == pytest.approx(skin[k] - skin[skins[skins != k]].mean(), abs=1e-6)
-        assert found[w].both.value == pytest.approx(found[w].lost, abs=1e-6)
+        assert found[w].in_all.value == pytest.approx(found[w].lost, abs=1e-6)
     for k, w in enumerate(HATS):
         assert found[w].lost == pytest.approx(hat[k] - np.append(hat, 0.0)[hats[hats != k]].mean(), abs=1e-6)
         assert np.isnan(found[w].had)
@@ -153,8 +153,8 @@ def test_intervals_hold_the_truth_that_rebuilding_hides() -> None:
         taken = skin[skins] + np.append(hat, 0.0)[hats] + noise
         found = told(changes, SLOTS, {f"{i:04}": float(x) for i, x in enumerate(taken)})
         for k, w in enumerate(SLOT):
-            both = found[w].both
-            inside.append(both.low <= skin[k] - skin[skins[skins != k]].mean() <= both.high)
+            in_all = found[w].in_all
+            inside.append(in_all.low <= skin[k] - skin[skins[skins != k]].mean() <= in_all.high)
     assert 0.88 <= np.mean(inside) <= 0.99
 
 

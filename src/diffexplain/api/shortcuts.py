@@ -75,7 +75,7 @@ def shortcuts(
     for c in told.result.concepts:
         moved = Moved(c.concept, c.direction, c.effect, c.low, c.high, c.q, c.images)
         if c.direction == "add" and (found := in_all.get(c.concept)):
-            moved = moved._replace(back=found.had, lost=found.lost, both=found.both)
+            moved = moved._replace(back=found.had, lost=found.lost, in_all=found.in_all)
         if c.status != "measured" or not moved.matters(options.margin):
             continue
         where = _inside(told, thing, moved) if locates else None

@@ -184,7 +184,7 @@ def _show_audit(result: AuditResult, place: Path) -> None:
         for g in result.gaps:
             table.add_row(
                 Text(g.concept), g.direction, f"{g.gap:+.2f}", f"{g.low:+.2f} … {g.high:+.2f}", f"{g.q:.3f}",
-                f"{g.both.value:+.2f}" if g.both else "",
+                f"{g.in_all.value:+.2f}" if g.in_all else "",
                 f"{g.flip_rate:.0%} ({g.flip_low:.0%}–{g.flip_high:.0%})", f"{g.success_rate:.0%}",
                 str(g.images),
             )  # fmt: skip

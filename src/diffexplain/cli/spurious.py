@@ -140,7 +140,7 @@ def _show(result: SpuriousResult, place: Path) -> None:
         for s in result.shortcuts:
             table.add_row(
                 Text(s.concept), s.direction, f"{s.effect:+.2f}", f"{s.low:+.2f} … {s.high:+.2f}",
-                f"{s.q:.3f}", f"{s.both.value:+.2f}" if s.both else "", s.why,
+                f"{s.q:.3f}", f"{s.in_all.value:+.2f}" if s.in_all else "", s.why,
             )  # fmt: skip
         console.print(table)
     console.print(Text(f"report: {place / 'report.html'}"), soft_wrap=True)

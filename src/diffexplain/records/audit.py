@@ -58,12 +58,12 @@ class FairnessGap:
     success_rate: float  # share of the edits that happened
     back: float = nan  # the gap as told by pictures that show the value already; nan where it may be absent
     lost: float = nan  # what the editor's reconstruction takes from the value
-    both: Interval | None = None  # the edits' own gap and these, weighed; None of removals
+    in_all: Interval | None = None  # the edits' own gap and these, weighed; None of removals
 
     @property
     def told(self) -> float:
         """The gap, by all that tells of it."""
-        return self.both.value if self.both else self.gap
+        return self.in_all.value if self.in_all else self.gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class AttributeGap:
     q: float  # Benjamini–Yekutieli over attributes
     back: float = nan  # that edit's
     lost: float = nan  # that edit's
-    both: Interval | None = None  # that edit's
+    in_all: Interval | None = None  # that edit's
 
     def matters(self, margin: float) -> bool:
         """Whether there surely is a gap, and it is larger than the margin, by all that tells of it."""
-        return self.q < 0.05 and abs(self.both.value if self.both else self.gap) > margin
+        return self.q < 0.05 and abs(self.in_all.value if self.in_all else self.gap) > margin
 
 
 @dataclass(frozen=True, slots=True)

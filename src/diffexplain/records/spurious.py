@@ -127,7 +127,7 @@ class Shortcut:
         nan  # the effect as told by pictures that show the concept already; nan where it may be absent
     )
     lost: float = nan  # what the editor's reconstruction takes from the concept
-    both: Interval | None = None  # the edits' own effect and these, weighed; None where nothing else tells
+    in_all: Interval | None = None  # the edits' own effect and these, weighed; None where nothing else tells
 
 
 @dataclass(frozen=True, slots=True)

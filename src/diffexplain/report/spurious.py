@@ -154,11 +154,11 @@ def plate(row: Looked, badge: str) -> Plate:
 
 def weighed(told: FairnessGap | Shortcut) -> tuple[str, str, str]:
     """What pictures that show the value already tell, what rebuilding takes, and all together."""
-    if told.both is None:
+    if told.in_all is None:
         return (wording.NOTHING,) * 3
     had, lost = (wording.NOTHING if isnan(x) else wording.signed(x) for x in (told.back, told.lost))
-    span = wording.interval(told.both.low, told.both.high)
-    return had, lost, f"{wording.signed(told.both.value)} ({span})"
+    span = wording.interval(told.in_all.low, told.in_all.high)
+    return had, lost, f"{wording.signed(told.in_all.value)} ({span})"
 
 
 def shortcut_table(found: Sequence[Shortcut]) -> Table | None:

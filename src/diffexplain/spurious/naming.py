@@ -56,11 +56,11 @@ class Moved(NamedTuple):
     images: int
     back: float = nan  # the same as told by pictures that show the concept already
     lost: float = nan  # what the editor's reconstruction takes from the concept
-    both: Interval | None = None  # the edits' own and these, weighed
+    in_all: Interval | None = None  # the edits' own and these, weighed
 
     def matters(self, margin: float) -> bool:
         """Whether it surely moves the class, and by more than the margin, by all that tells of it."""
-        return self.q < ALPHA and abs(self.both.value if self.both else self.effect) > margin
+        return self.q < ALPHA and abs(self.in_all.value if self.in_all else self.effect) > margin
 
 
 def inside(thing: Object, names: Sequence[str], before: torch.Tensor, after: torch.Tensor) -> Interval | None:

@@ -65,7 +65,7 @@ def audit(classifier: str = MEMBER, **changes: Any) -> AuditResult:
             0.9,
             back=-0.7,
             lost=-0.02,
-            both=Interval(-0.75, -1.1, -0.4),
+            in_all=Interval(-0.75, -1.1, -0.4),
         ),
         FairnessGap("sticker/star", "remove", "sticker", 4, 0.1, -0.4, 0.6, 0.7, 0.7, 0.0, 0.0, 0.6, 0.4),
     )

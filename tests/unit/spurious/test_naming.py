@@ -97,7 +97,7 @@ def test_an_effect_that_pictures_which_show_it_do_not_bear_out_is_no_shortcut() 
     assert shortcut(moved, None, True, 0.5) is not None
     for value, named in ((0.6, True), (0.4, False), (-0.1, False)):
         both = Interval(value, value - 0.2, value + 0.2)
-        assert (shortcut(moved._replace(back=0.1, both=both), None, True, 0.5) is not None) == named
+        assert (shortcut(moved._replace(back=0.1, in_all=both), None, True, 0.5) is not None) == named
 
 
 def test_names_that_should_not_matter_are_paths_or_parts_of_them() -> None:
