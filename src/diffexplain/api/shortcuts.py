@@ -13,10 +13,10 @@ from diffexplain import layout
 from diffexplain.api.answers import Explanation
 from diffexplain.classifiers import Classifier
 from diffexplain.corpus import Corpus, load_corpus
-from diffexplain.counterfactuals import rebuilt
+from diffexplain.counterfactuals import by_image, rebuilt
 from diffexplain.errors import CorpusError, InputError
 from diffexplain.images import decode_png
-from diffexplain.records import Interval, Result
+from diffexplain.records import Effect, Interval, Result
 from diffexplain.records.spurious import Shortcut
 from diffexplain.report.finished import Finished
 from diffexplain.spurious import Moved, Object, SpuriousOptions, inside, irrelevant_among, shortcut
@@ -97,11 +97,11 @@ def _corpus_of(result: Result, tree: Corpus | None) -> Corpus | None:
 
 def _in_all(result: Finished, aim: Target, corpus: Corpus) -> Mapping[str, layout.Told]:
     """The run's additions, by all that its pictures tell of them."""
-    by_image: dict[str, dict[str, list[float]]] = {}
+    added: dict[str, list[Effect]] = {}
     for row in result.effects:
         if row.eligible and (row.direction, row.stage) == ("add", "report"):
-            by_image.setdefault(row.concept, {}).setdefault(row.image, []).append(row.change)
-    changes = {c: {i: float(np.mean(x)) for i, x in images.items()} for c, images in by_image.items()}
+            added.setdefault(row.concept, []).append(row)
+    changes = {c: by_image(np.array([r.change for r in x]), [r.image for r in x]) for c, x in added.items()}
     of_slot = {c.slot: corpus.slot_leaves(c.slot) for c in corpus.leaves() if c.slot}
     slots = [layout.Slot(tuple(c.path for c in x), bool(x[0].absent_prompt)) for x in of_slot.values()]
     pictures = rebuilt(result.effects, result.picture)
