@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,17 +71,17 @@ class Adam:
     rate: float  # length of a step whose gradients agree
     betas: tuple[float, float] = (0.9, 0.97)
 
-    def step(self, prompt: Prompt) -> None:
-        """Move a prompt's leaves, in place, by their gradients."""
+    def step(self, prompt: Prompt, share: float = 1.0) -> None:
+        """Move a prompt's leaves, in place, by their gradients; `share` of the rate."""
         with torch.no_grad():
             for i, leaf in enumerate(prompt.leaves):
                 gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
                 if i == 0:
-                    leaf.sub_(self.rate * self._direction(prompt, i, gradient))
+                    leaf.sub_(share * self.rate * self._direction(prompt, i, gradient))
                 else:  # a latent is one row, and keeps the norm that noise of its size has
                     size = leaf.numel() ** 0.5
                     flat = self._direction(prompt, i, gradient.reshape(1, -1))
-                    leaf.sub_(LATENT * size * flat.view_as(leaf))
+                    leaf.sub_(share * LATENT * size * flat.view_as(leaf))
                     leaf.mul_(size / leaf.norm().clamp(min=1e-12))
 
     def _direction(self, prompt: Prompt, i: int, gradient: torch.Tensor) -> torch.Tensor:
@@ -95,6 +96,15 @@ class Adam:
             m / (1 - beta ** (before + 1)) for m, beta in zip((first, second), self.betas, strict=True)
         )
         return mean / (square.sqrt() + 1e-20)
+
+
+def annealed(step: int, steps: int) -> float:
+    """Share of the rate in a step: half a cosine from 1 to 0 (Loshchilov & Hutter 2017, equation 5).
+
+    Far steps first, for the best of a prompt lies several words' norms from its start; short ones at last,
+    for what few noises say of the gradient keeps long ones from coming to rest.
+    """
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,30 @@ def test_nothing_learned_without_steps() -> None:
     assert first.curve == ()
 
 
+def test_a_run_shorter_than_its_pool_keeps_what_it_learned() -> None:
+    """Two steps of two noises do not draw a pool of eight."""
+    short = replace(OPTIONS, restarts=1, seeds=2, pool=8)
+    (before,) = optimise(generator(), [Channel(0)], replace(short, steps=0))
+    (after,) = optimise(generator(), [Channel(0)], replace(short, steps=2))
+    assert after.best < before.best
+
+
+def test_steps_get_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[float] = []
+    step = Adam.step
+
+    def measured(adam: Adam, prompt: Prompt, share: float) -> None:
+        before = prompt.soft.detach().clone()
+        step(adam, prompt, share)
+        lengths.append(float((prompt.soft.detach() - before).norm()))
+
+    monkeypatch.setattr(Adam, "step", measured)
+    monkeypatch.setattr(Adam, "_direction", lambda adam, prompt, i, gradient: torch.ones_like(gradient))
+    optimise(generator(), [Channel(0)], replace(OPTIONS, restarts=1, steps=4))
+    expected = [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]  # (1 + cos πt/T) / 2
+    assert [length / lengths[0] for length in lengths] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_seed_repeats_a_run() -> None:
     short = replace(OPTIONS, steps=2)
     one, again, other = (
