@@ -64,7 +64,7 @@ from diffexplain.targets import Target, UnitObjective, choose_objective, choose_
 
 HUB_SEGMENTER = "clipseg:CIDAS/clipseg-rd64-refined"  # where the editor names none that can tell presence
 #: what a unit wants is plainer than a class: its prompts are optimised briefly.
-BRIEF: Mapping[str, Any] = MappingProxyType({"restarts": 1, "candidates": 64, "steps": 16})
+BRIEF: Mapping[str, Any] = MappingProxyType({"restarts": 1, "candidates": 64, "steps": 8})
 SEEDS = 20  # names the seeds of pictures that belong to no unit
 FEWEST = 8  # real pictures, below which interventions say nothing
 

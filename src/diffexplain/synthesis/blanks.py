@@ -31,7 +31,6 @@ from diffexplain.synthesis.words import (
 )
 from diffexplain.targets import Objective
 
-PACE = 0.4  # times the soft prompts' first rate, by which a prefix moves in each step
 TEMPLATE = "a picture of a [MASK] [MASK]"
 BLANK = "[MASK]"
 WORD_STARTS = ("Ġ", "▁")  # marks of byte pairs and of sentence pieces
@@ -92,7 +91,7 @@ def masked_prompt(
     options, blanks = options or SynthesisOptions(), blanks or BlankOptions()
     reader = _Reader(generator, language_model, template, blanks)
     prefix = reader.start(options).requires_grad_()  # (restarts, prefix, H)
-    rate = PACE * options.rate * reader.norm / prefix.shape[2] ** 0.5
+    rate = options.rate * reader.norm / prefix.shape[2] ** 0.5
     optimiser = torch.optim.AdamW([prefix], lr=rate, weight_decay=0.01)
     draw = torch.Generator().manual_seed(options.seed)
     tried = Tried()

@@ -62,10 +62,9 @@ def optimise(
 
     `gallery` keeps the pictures of words that prompts set out from; without one, for this call alone.
 
-    Each step draws every prompt with the next `seeds` of the pool; steps get shorter from first to last. Kept
-    is the prompt of the least loss, without crops and noise, over the last steps that together drew the whole
-    pool (over all, where they are fewer), or what it set out from where that has a lesser one on all of the
-    pool. A prompt that stays
+    Each step draws every prompt with the next `seeds` of the pool. Kept is the prompt of the least loss,
+    without crops and noise, over the last steps that together drew the whole pool (over all, where they are
+    fewer), or what it set out from where that has a lesser one on all of the pool. A prompt that stays
     without improvement for `patience` steps leaves the batch. Where memory does not hold the rows, they are
     halved and FewerRows is warned of; the result is the same up to rounding.
 
@@ -136,14 +135,14 @@ class _Optimisation:
         each = 1 if options.learn_latent else options.seeds  # a learned latent is its own seed
         now = [(i * each + s) % options.pool for s in range(each)]
         losses = self._gradients(i, [(j, s) for j in active for s in now])
-        left = annealed(i, options.steps)
+        share = annealed(i, options.steps) if options.anneal else 1.0
         for n, j in enumerate(active):
             prompt = self._prompts[j]
             loss = float(np.mean(losses[n * len(now) : (n + 1) * len(now)]))
             if self._usable(prompt, loss):
                 window = 1 if options.learn_latent else min(options.pool // options.seeds, options.steps)
                 prompt.heard(loss, window, options.patience)
-                self._adam.step(prompt, left)
+                self._adam.step(prompt, share)
                 self._norms.keep(prompt.soft)
             for leaf in prompt.leaves:
                 leaf.grad = None

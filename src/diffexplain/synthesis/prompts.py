@@ -71,7 +71,7 @@ class Adam:
     rate: float  # length of a step whose gradients agree
     betas: tuple[float, float] = (0.9, 0.97)
 
-    def step(self, prompt: Prompt, share: float = 1.0) -> None:
+    def step(self, prompt: Prompt, share: float) -> None:
         """Move a prompt's leaves, in place, by their gradients; `share` of the rate."""
         with torch.no_grad():
             for i, leaf in enumerate(prompt.leaves):
@@ -101,8 +101,8 @@ class Adam:
 def annealed(step: int, steps: int) -> float:
     """Share of the rate in a step: half a cosine from 1 to 0 (Loshchilov & Hutter 2017, equation 5).
 
-    Far steps first, for the best of a prompt lies several words' norms from its start; short ones at last,
-    for what few noises say of the gradient keeps long ones from coming to rest.
+    Far steps lead out of what is only better than its neighbours; short ones at last come to rest, which
+    long ones do not, for few noises tell a gradient badly.
     """
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 

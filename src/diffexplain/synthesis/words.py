@@ -24,7 +24,7 @@ from diffexplain.targets import Objective
 
 ROWS = 32  # pictures a call of the classifier
 Key = tuple[int, ...]  # a prompt by its words' rows
-PACE = 1.1  # times the soft prompts' first rate: a step has to reach another word
+PACE = 3.0  # times the soft prompts' rate: a step has to reach another word
 FINALISTS = 8  # prompts that are read once more, on every noise
 
 

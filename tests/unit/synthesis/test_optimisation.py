@@ -154,7 +154,7 @@ def test_a_run_shorter_than_its_pool_keeps_what_it_learned() -> None:
     assert after.best < before.best
 
 
-def test_steps_get_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annealed_steps_get_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[float] = []
     step = Adam.step
 
@@ -165,9 +165,12 @@ def test_steps_get_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Adam, "step", measured)
     monkeypatch.setattr(Adam, "_direction", lambda adam, prompt, i, gradient: torch.ones_like(gradient))
-    optimise(generator(), [Channel(0)], replace(OPTIONS, restarts=1, steps=4))
+    optimise(generator(), [Channel(0)], replace(OPTIONS, restarts=1, steps=4, anneal=True))
     expected = [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]  # (1 + cos πt/T) / 2
     assert [length / lengths[0] for length in lengths] == pytest.approx(expected, rel=1e-4)
+    lengths.clear()
+    optimise(generator(), [Channel(0)], replace(OPTIONS, restarts=1, steps=4))
+    assert lengths == pytest.approx([lengths[0]] * 4, rel=1e-4)
 
 
 def test_a_seed_repeats_a_run() -> None:

@@ -201,7 +201,7 @@ def test_shared_words_leave_out_pieces_and_specials(generator):
 
 
 def test_blanks_are_filled_with_some_of_the_best_words(generator):
-    options = SynthesisOptions(steps=14, rate=2.5, restarts=2, seeds=2, pool=4)
+    options = SynthesisOptions(steps=14, rate=1.0, restarts=2, seeds=2, pool=4)
     found = masked_prompt(generator, brightness(), tiny_bert(), template="a [MASK]", options=options)
     tokens, table = typed_words(generator)
     letters = [tokens.index(w) for w in "abcdefghij"]
