@@ -47,6 +47,9 @@ class SynthesisOptions:
         ).items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it is at least {least}")
+        for name in ("anneal", "learn_latent"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is true or false")
         if self.mode not in MODES:
             raise InputError(f"mode {self.mode!r} is unknown; choose {', '.join(MODES)}")
         if self.rate <= 0 or self.noise < 0 or self.spread < 0 or not 0 < self.smallest <= 1:

@@ -323,6 +323,7 @@ def test_keys_name_generators() -> None:
         (dict(restarts=0), "restarts is 0; it is at least 1"),
         (dict(mode="half"), "mode 'half' is unknown; choose detached, last-k, full"),
         (dict(rate=0), "rate is above 0"),
+        (dict(anneal="maybe"), "anneal is 'maybe'; it is true or false"),
         (dict(seeds=3, pool=8), "pool 8 is no multiple of seeds 3; make it one"),
         (dict(word=" "), "word is empty"),
     ],
