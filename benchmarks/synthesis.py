@@ -109,6 +109,8 @@ def measure(quick: bool) -> Mapping[str, Any]:
     figures |= said(words(generator, found, options, quick))
     made = {f.name: (f.objective, f.optimum.soft) for f in found}
     figures |= said(synthesis_cost.speed(generator, made, seconds, options, quick))
+    taken = figures["iterations_published"]
+    figures |= said(synthesis_cost.full_size(taken, options, len(objectives), quick))
     figures |= said(synthesis_cost.memory(quick))
     figures |= said(units(generator, options, gallery, quick))
     return figures | {

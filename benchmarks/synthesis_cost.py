@@ -29,6 +29,8 @@ from diffexplain.editors.latents import Said
 from diffexplain.images import rounded
 from diffexplain.rows import choose_device
 from diffexplain.synthesis import SynthesisOptions, held_out_seeds
+from diffexplain.synthesis.openings import most_drawn
+from diffexplain.synthesis.optimisation import ON_GPU
 from diffexplain.targets import ClassObjective
 
 SHOWN = 22_345  # names the held-out seeds
@@ -155,6 +157,49 @@ class _Published:
         return model.decoded(x)
 
 
+def full_size(
+    iterations: Mapping[str, int], options: SynthesisOptions, targets: int, quick: bool
+) -> dict[str, Any]:
+    """The speed at Stable Diffusion 1.5's size, where a GPU is at hand; a small model anywhere, when quick.
+
+    Weights are random, so only each side's time for a picture is measured; how many pictures a class takes is
+    known from the pocket model: the published scheme's `iterations` by class, and ours with all openings.
+    The classifier is left out on both sides.
+    """
+    device = choose_device()
+    if device.type == "cpu" and not quick:
+        return {}
+    model = _random_sd(device, quick)
+    rows = 2 if quick else ON_GPU
+    soft = model.embedding("person")[-1:].expand(rows, options.tokens, -1).clone().requires_grad_()
+
+    def drawn() -> None:
+        images = model.draw(model.states(soft, options.text), range(rows), mode=options.mode, k=options.k)
+        torch.autograd.grad(images.float().mean(), soft)
+
+    times = 1 if quick else 3
+    ours = _timed(drawn, device, times) / rows
+    scheme = _Published(model, options)  # unfreezes the weights, so it comes last
+    theirs = _timed(lambda: scheme.step(lambda images: images.float().mean((1, 2, 3)), 0), device, times)
+    openings = most_drawn(options, targets) / targets / 3  # without a gradient a picture costs a third
+    pictures = options.restarts * options.steps * options.seeds + openings
+    return {
+        "sd15_ratio_speed": theirs * float(np.mean(list(iterations.values()))) / (ours * pictures),
+        "sd15_seconds_a_picture": {"published": theirs, "ours": ours},
+    }
+
+
+def _timed(work: Callable[[], None], device: torch.device, times: int) -> float:
+    """Seconds of one call, the mean of so many after the first."""
+    work()
+    started = time.monotonic()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.monotonic() - started) / times
+
+
 # -- memory -------------------------------------------------------------------------------------------
 
 
@@ -187,17 +232,22 @@ def _peak(mode: Any, rows: int) -> float:
 def _full_size(quick: bool) -> float:
     """GB of one picture's gradient through the last of four steps, weights and all; float32 on a CPU."""
     device = choose_device()
-    smaller = {"sample_size": 16, "block_out_channels": (32, 64)} if quick else {}
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-              "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")} if quick else {}  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        save_random("sd", Path(folder), **smaller, **blocks)
-        model = load_generator(f"turbo:{folder}", device=device)
+    model = _random_sd(device, quick)
     soft = model.embedding("person")[None].clone().requires_grad_()
     _memory(device, start=True)
     image = model.draw(model.states(soft, "a picture of a"), [0], mode="last-k", k=1)
     torch.autograd.grad(image.sum(), soft)
     return _memory(device) / GB
+
+
+def _random_sd(device: torch.device, quick: bool) -> Generator:
+    """A few-step Stable Diffusion 1.5 with random weights; a small one, when quick."""
+    smaller = {"sample_size": 16, "block_out_channels": (32, 64)} if quick else {}
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+              "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")} if quick else {}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        save_random("sd", Path(folder), **smaller, **blocks)
+        return load_generator(f"turbo:{folder}", device=device)
 
 
 def _memory(device: torch.device, *, start: bool = False) -> float:
