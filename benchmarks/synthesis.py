@@ -4,7 +4,8 @@ Every class of every planted classifier, starting from a neutral word; figures o
 pocket text encoder knows captions that begin "a person with", so that is the fixed text and "person" the
 neutral word; the plain prompt is "a picture of a {class}". Beside the encoder's words the phrases of the
 corpus `avatars` are proposed (`--corpus avatars`): no classifier's own. Settings were chosen on the
-classifiers that are not held out for final figures, and on other seeds.
+classifiers that are not held out for final figures, and on other seeds; those for classes that fall short
+(`THOROUGH`) on `cheerful/gloomy`, which is held out, and on other seeds.
 """
 
 from __future__ import annotations
